@@ -1,0 +1,56 @@
+# make demo    the quick start: real data, optimized, streamed from disk and from S3, a model trained
+# make test    everything: lint, types, all tests (installs what is missing; closes with one line)
+# make lint    ruff and mypy only
+# make bench   the benchmark table (benchmarks/README.md says how to read it)
+# make venv    the pinned environment in .venv
+# make peers   the environments that hold litdata, for the interop tests and the benchmarks
+# make lock    requirements/dev.in -> requirements/dev.txt
+# make clean   what the targets above made, environments excepted
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := test
+.PHONY: demo test lint bench venv peers lock clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+# The stamp's name holds the hash of the pins, so a changed pin installs again and an unchanged one costs nothing.
+STAMP := $(VENV)/.installed-$(shell cat requirements/dev.txt pyproject.toml | sha256sum | cut -c1-16)
+PYTEST_ARGS ?= -n 2 --dist worksteal
+
+demo: venv
+	$(BIN)/python examples/quickstart.py
+
+test: lint peers
+	$(BIN)/pytest $(PYTEST_ARGS)
+	@echo "make test: ruff, mypy and pytest passed"
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: venv peers
+	$(BIN)/python -m benchmarks
+
+venv: $(STAMP)
+
+$(STAMP):
+	bash scripts/system-packages.sh "$(PYTHON)"
+	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "aiolit needs Python 3.11 or newer")'
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	rm -f $(VENV)/.installed-*
+	touch $@
+
+peers: venv
+	bash scripts/peers.sh
+
+lock:
+	bash scripts/lock.sh "$(PYTHON)"
+
+clean:
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build site
+	find aiolit tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
