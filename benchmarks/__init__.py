@@ -1,0 +1,1 @@
+"""How fast aiolit is, beside its peers and beside what the machine allows."""
