@@ -1,0 +1,45 @@
+"""Async-first data loading for PyTorch.
+
+``optimize`` turns any data into chunks that stream well; ``StreamingDataset`` and
+``StreamingDataLoader`` stream them from any cloud or disk into a training loop. ``aiolit.aio`` has
+the same names for those who await. Names are loaded on first use, so ``import aiolit`` is cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aiolit import aio, errors
+    from aiolit.streaming.dataloader import StreamingDataLoader
+    from aiolit.streaming.dataset import StreamingDataset
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "StreamingDataLoader": "aiolit.streaming.dataloader",
+    "StreamingDataset": "aiolit.streaming.dataset",
+}
+_MODULES = ("aio", "errors")
+
+__all__ = [
+    "StreamingDataLoader",
+    "StreamingDataset",
+    "aio",
+    "errors",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return import_module(f"aiolit.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'aiolit' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,50 @@
+"""Merging of byte ranges that lie near each other into fewer requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One request: the bytes ``[start, end)``, and which of the wanted ranges lie in it."""
+
+    start: int
+    end: int
+    members: tuple[int, ...]
+
+
+def coalesce(ranges: Sequence[tuple[int, int]], *, max_gap: int, max_bytes: int) -> list[Span]:
+    """Merge ranges whose gap is at most ``max_gap`` bytes into spans of at most ``max_bytes``.
+
+    Args:
+        ranges: ``(start, end)`` pairs in any order; they may overlap.
+        max_gap: Bytes that may be fetched for nothing to save a request.
+        max_bytes: A span is not extended beyond this; a single larger range keeps its size.
+
+    Returns:
+        Spans by ascending start; every range is a member of exactly one span, which holds it whole.
+    """
+    spans: list[Span] = []
+    for member in sorted(range(len(ranges)), key=lambda number: ranges[number]):
+        start, end = ranges[member]
+        last = spans[-1] if spans else None
+        if (
+            last is not None
+            and start - last.end <= max_gap
+            and max(end, last.end) - last.start <= max_bytes
+        ):
+            spans[-1] = Span(last.start, max(end, last.end), (*last.members, member))
+        else:
+            spans.append(Span(start, end, (member,)))
+    return spans
+
+
+def split(start: int, end: int, part_bytes: int) -> list[tuple[int, int]]:
+    """Cut ``[start, end)`` into parts of nearly equal size, none above ``part_bytes``."""
+    total = end - start
+    count = max(1, -(-total // part_bytes))
+    edges = [start + total * number // count for number in range(count + 1)]
+    return [(lo, hi) for lo, hi in pairwise(edges) if lo < hi]

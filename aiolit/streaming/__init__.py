@@ -1,0 +1,1 @@
+"""Reading data sets: the async reader, and the torch faces over it."""

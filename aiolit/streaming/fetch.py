@@ -1,0 +1,293 @@
+"""Getting the bytes of chunks: whole ones in parallel parts, some items by range, checked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aiolit.cache.chunks import ChunkCache, Lease
+from aiolit.errors import AiolitError, ObjectChangedError, ObjectNotFoundError
+from aiolit.format.checksum import join_offsets, parse_records, record_range, verify_blocks
+from aiolit.format.chunk import offsets_range, parse_offsets, probe, range_readable
+from aiolit.format.compression import decompress_whole
+from aiolit.format.dataset_info import (
+    ChunkInfo,
+    Index,
+    is_whole_compressed,
+    plain_name,
+    stored_name,
+)
+from aiolit.format.loader import BoundLoader, SampleReader, verify_chunk
+from aiolit.plan.coalesce import coalesce, split
+from aiolit.runtime.prefetch import single_error
+from aiolit.runtime.stats import Counters
+from aiolit.store.base import Store
+
+_PART_BYTES = 8 << 20  # a chunk is fetched in parallel parts of this size
+_GAP_BYTES = 64 << 10  # bytes fetched for nothing rather than asking twice
+_SPAN_BYTES = 8 << 20  # merged ranges do not grow beyond this
+
+
+@dataclass(slots=True)
+class Held:
+    """An open reader of some samples of a chunk, and what gives its memory or file back."""
+
+    reader: SampleReader
+    release: Callable[[], None] | None = None
+
+    def close(self) -> None:
+        """Let the bytes go; samples that were read own theirs."""
+        if self.release is not None:
+            self.release()
+            self.release = None
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Some items of a plain chunk: the file's bytes from ``base`` on, and their borders."""
+
+    data: memoryview
+    base: int
+    first: int
+    offsets: NDArray[np.int64] | None
+
+
+class ChunkFetcher:
+    """Fetches the chunks of one data set from a store, through the cache where there is one.
+
+    Its coroutines run on one loop. Cancelling any of them leaves no request, task, file or
+    reservation behind.
+    """
+
+    def __init__(
+        self, store: Store, index: Index, loader: BoundLoader, cache: ChunkCache, stats: Counters
+    ) -> None:
+        self._store, self._index, self._loader = store, index, loader
+        self._cache, self._stats = cache, stats
+        self._ranged: dict[int, bool] = {}
+
+    async def open_piece(self, number: int, start: int, stop: int) -> Held | None:
+        """Open the samples ``[start, stop)`` of a chunk, fetching what the cache does not hold.
+
+        Returns:
+            None where the cache has no room for them now and they can be read by range instead.
+
+        Raises:
+            AiolitError: The chunk cannot be fetched, or its bytes are not what was written.
+        """
+        chunk = self._index.chunks[number]
+        whole = stop - start == self._loader.num_samples(chunk)
+        if whole or self._cache.holds(plain_name(chunk, self._index.config)):
+            return await self._open_whole(number, chunk)
+        if not await self._by_range(number, chunk):
+            return await self._open_whole(number, chunk)
+        return await self._open_part(chunk, start, stop)
+
+    async def open_samples(
+        self, numbers: Sequence[int], samples: Sequence[int]
+    ) -> tuple[list[SampleReader], list[Held]]:
+        """Open single samples with as few requests as possible, all chunks at once.
+
+        Returns:
+            The reader of each sample, in the order asked for, and what to close afterwards.
+        """
+        wanted: dict[int, list[int]] = {}
+        for number, sample in zip(numbers, samples, strict=True):
+            wanted.setdefault(number, []).append(sample)
+        tasks: dict[int, asyncio.Task[dict[int, Held]]] = {}
+        with single_error():
+            async with asyncio.TaskGroup() as group:
+                for number, some in wanted.items():
+                    tasks[number] = group.create_task(self._open_some(number, sorted(set(some))))
+        found = {number: task.result() for number, task in tasks.items()}
+        held = {id(one): one for ones in found.values() for one in ones.values()}
+        readers = [
+            found[number][sample].reader for number, sample in zip(numbers, samples, strict=True)
+        ]
+        return readers, list(held.values())
+
+    async def _open_some(self, number: int, samples: list[int]) -> dict[int, Held]:
+        chunk = self._index.chunks[number]
+        cached = self._cache.holds(plain_name(chunk, self._index.config))
+        if cached or not await self._by_range(number, chunk):
+            held = await self._open_whole(number, chunk)
+            return dict.fromkeys(samples, held)
+        units = [self._unit(chunk, sample, sample + 1) for sample in samples]
+        groups = self._neighbours(chunk, units)
+        tasks: list[tuple[tuple[int, ...], asyncio.Task[Items]]] = []
+        with single_error():
+            async with asyncio.TaskGroup() as group:
+                for members, start, stop in groups:
+                    fetching = group.create_task(self._fetch_items(chunk, start, stop))
+                    tasks.append((members, fetching))
+        found: dict[int, Held] = {}
+        for members, task in tasks:
+            held = Held(self._reader(chunk, task.result()))
+            found.update((samples[member], held) for member in members)
+        return found
+
+    def _unit(self, chunk: ChunkInfo, start: int, stop: int) -> tuple[int, int]:
+        """Widen a range of samples to what can be checked: whole checksum blocks."""
+        k = chunk.checksum_items
+        if k is None or self._loader.byte_range(chunk, start, stop) is not None:
+            return start, stop
+        return start // k * k, min(-(-stop // k) * k, chunk.num_items)
+
+    def _neighbours(
+        self, chunk: ChunkInfo, units: list[tuple[int, int]]
+    ) -> list[tuple[tuple[int, ...], int, int]]:
+        """Group units whose bytes probably lie close together."""
+        mean = max(1, chunk.nbytes // max(1, self._loader.num_samples(chunk)))
+        spans = coalesce(
+            [(start * mean, stop * mean) for start, stop in units],
+            max_gap=_GAP_BYTES,
+            max_bytes=_SPAN_BYTES,
+        )
+        return [(span.members, span.start // mean, span.end // mean) for span in spans]
+
+    async def _by_range(self, number: int, chunk: ChunkInfo) -> bool:
+        """Whether items of the chunk can be read without the rest of it."""
+        if number not in self._ranged:
+            known = range_readable(chunk, self._index.config)
+            if known is None:
+                name = stored_name(chunk, self._index.config)
+                async with asyncio.TaskGroup() as group:
+                    head = group.create_task(self._get(name, 0, min(8, chunk.nbytes)))
+                    tail = group.create_task(
+                        self._get(name, max(0, chunk.nbytes - 12), chunk.nbytes)
+                    )
+                known = probe(head.result(), tail.result())
+            self._ranged[number] = known
+        return self._ranged[number]
+
+    async def _open_whole(self, number: int, chunk: ChunkInfo) -> Held | None:
+        name = plain_name(chunk, self._index.config)
+        found = await self._cache.get(
+            name, chunk.nbytes, lambda target: self._fill_whole(chunk, target)
+        )
+        if found is None:
+            if await self._by_range(number, chunk):
+                return None
+            data = memoryview(bytearray(chunk.nbytes))
+            await self._fill_whole(chunk, data)
+            return Held(self._loader.open(data, chunk, self._url(chunk)))
+        lease, fetched = found
+        self._count(fetched=fetched)
+        return self._held(lease, self._loader.open(lease.data, chunk, self._url(chunk)))
+
+    async def _open_part(self, chunk: ChunkInfo, start: int, stop: int) -> Held | None:
+        start, stop = self._unit(chunk, start, stop)
+        borders = self._loader.byte_range(chunk, start, stop)
+        offsets: NDArray[np.int64] | None = None
+        if borders is None:
+            offsets, check = await self._fetch_offsets(chunk, start, stop)
+            borders = int(offsets[0]), int(offsets[-1])
+        base, end = borders
+        key = stored_name(chunk, self._index.config)
+
+        async def fill(target: memoryview) -> None:
+            await self._read_parts(key, base, target)
+            if offsets is not None:
+                check(target, base)
+
+        name = f"{plain_name(chunk, self._index.config)}.{start}-{stop}"
+        found = await self._cache.get(name, end - base, fill)
+        if found is None:
+            return None
+        lease, fetched = found
+        self._count(fetched=fetched)
+        return self._held(lease, self._reader(chunk, Items(lease.data, base, start, offsets)))
+
+    def _reader(self, chunk: ChunkInfo, items: Items) -> SampleReader:
+        return self._loader.open_range(
+            items.data, items.base, items.first, items.offsets, chunk, self._url(chunk)
+        )
+
+    def _held(self, lease: Lease, reader: SampleReader) -> Held:
+        return Held(reader, lambda: lease.close(spent=True))
+
+    async def _fetch_items(self, chunk: ChunkInfo, start: int, stop: int) -> Items:
+        """Fetch a few items into memory: one request for their borders, one for their bytes."""
+        key = stored_name(chunk, self._index.config)
+        borders = self._loader.byte_range(chunk, start, stop)
+        if borders is not None:
+            return Items(memoryview(await self._get(key, *borders)), borders[0], start, None)
+        offsets, check = await self._fetch_offsets(chunk, start, stop)
+        data = memoryview(await self._get(key, int(offsets[0]), int(offsets[-1])))
+        check(data, int(offsets[0]))
+        return Items(data, int(offsets[0]), start, offsets)
+
+    async def _fetch_offsets(
+        self, chunk: ChunkInfo, start: int, stop: int
+    ) -> tuple[NDArray[np.int64], Callable[[memoryview, int], None]]:
+        """Fetch the borders of the items ``[start, stop)``, and what checks their bytes."""
+        key, url = stored_name(chunk, self._index.config), self._url(chunk)
+        if chunk.checksum_items is None:
+            found = await self._get(key, *offsets_range(start, stop))
+            return parse_offsets(found, chunk, source=url), lambda data, base: None
+        raw = await self._get(key, *record_range(chunk, start, stop))
+        records = parse_records(raw, chunk, start, stop, source=url)
+        return join_offsets(records), lambda data, base: verify_blocks(records, data, base, url)
+
+    async def _fill_whole(self, chunk: ChunkInfo, target: memoryview) -> None:
+        """Fetch a whole chunk, undo its whole-file compression, and check it."""
+        config, url = self._index.config, self._url(chunk)
+        if is_whole_compressed(chunk, config):
+            await self._inflate(chunk, target)
+        else:
+            await self._read_parts(stored_name(chunk, config), 0, target)
+        await asyncio.to_thread(verify_chunk, target, chunk, url)
+
+    async def _inflate(self, chunk: ChunkInfo, target: memoryview) -> None:
+        config = self._index.config
+        try:
+            packed = await self._store.get(stored_name(chunk, config))
+        except ObjectNotFoundError:
+            # LitData replaces compressed files of a local data set by plain ones (format 2.6).
+            try:
+                await self._read_parts(plain_name(chunk, config), 0, target)
+            except AiolitError:
+                pass
+            else:
+                return
+            raise
+        self._stats.bytes_fetched += len(packed)
+        self._stats.requests += 1
+        plain = await asyncio.to_thread(
+            decompress_whole, packed, expected_nbytes=chunk.nbytes, source=self._url(chunk)
+        )
+        target[:] = plain
+
+    async def _read_parts(self, key: str, start: int, target: memoryview) -> None:
+        """Fill the buffer by parallel range requests; all parts must be of one version."""
+        parts = split(0, len(target), _PART_BYTES)
+        with single_error():
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._store.read_into(key, start + lo, target[lo:hi]))
+                    for lo, hi in parts
+                ]
+        self._stats.bytes_fetched += len(target)
+        self._stats.requests += len(parts)
+        if len({task.result() for task in tasks}) > 1:
+            url = self._store.object_url(key)
+            raise ObjectChangedError(f"{url} was replaced while it was read", url=url)
+
+    async def _get(self, key: str, start: int, end: int) -> bytes:
+        self._stats.bytes_fetched += end - start
+        self._stats.requests += 1
+        return await self._store.get_range(key, start, end)
+
+    def _count(self, *, fetched: bool) -> None:
+        if fetched:
+            self._stats.cache_misses += 1
+            self._stats.chunks += 1
+        else:
+            self._stats.cache_hits += 1
+
+    def _url(self, chunk: ChunkInfo) -> str:
+        return self._store.object_url(stored_name(chunk, self._index.config))
