@@ -1,0 +1,59 @@
+"""The programs in examples/ run to their end, say what they promise and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TIME_LIMIT_S = 170
+
+
+def descendants_in(session: int) -> list[psutil.Process]:
+    """List the processes that still live in a session."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session:
+                found.append(process)
+        except ProcessLookupError:
+            continue
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TIME_LIMIT_S + 30)
+def test_the_quick_start_trains_well_from_disk_and_s3_and_leaves_nothing(tmp_path: Path) -> None:
+    temporary, home = tmp_path / "tmp", tmp_path / "home"
+    temporary.mkdir()
+    home.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "examples" / "quickstart.py")],
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(temporary), "HOME": str(home)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=TIME_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"no end in {TIME_LIMIT_S} s: {process.communicate()[0]}")
+    assert process.returncode == 0, output
+    accuracies = [float(text) for text in re.findall(r"held-out digits: ([\d.]+)", output)]
+    assert len(accuracies) == 2, output
+    assert min(accuracies) > 0.95, output
+    _, alive = psutil.wait_procs(descendants_in(process.pid), timeout=5)
+    assert not alive
+    assert not list(temporary.iterdir())
+    assert not list(home.iterdir())
