@@ -4,13 +4,14 @@
 # make bench   the benchmark table (benchmarks/README.md says how to read it)
 # make venv    the pinned environment in .venv
 # make peers   the environments that hold litdata, for the interop tests and the benchmarks
-# make lock    requirements/dev.in -> requirements/dev.txt
+# make docs    the documentation site, in site/
+# make lock    requirements/*.in -> the pinned requirements/*.txt
 # make clean   what the targets above made, environments excepted
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := test
-.PHONY: demo test lint bench venv peers lock clean
+.PHONY: demo test lint bench venv peers docs lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -47,6 +48,11 @@ $(STAMP):
 
 peers: venv
 	bash scripts/peers.sh
+
+docs:
+	test -x .venv-docs/bin/python || "$(PYTHON)" -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check -r requirements/docs.txt
+	.venv-docs/bin/mkdocs build --quiet
 
 lock:
 	bash scripts/lock.sh "$(PYTHON)"

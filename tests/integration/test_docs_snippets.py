@@ -1,4 +1,4 @@
-"""Every example of LitData's documentation, with the name changed, runs as it stands.
+"""Every example of LitData's documentation, with the name changed, runs as it stands; so do ours.
 
 `docs_examples/` holds the examples, one file each, as a user would save them. Each runs as a script
 in a fresh interpreter and a folder of its own, against an S3 server on loopback where it says s3,
@@ -6,6 +6,9 @@ and prints at its end what it saw. Only what no machine but the reader's has was
 and torchvision (`docs_standins`) and names of folders.
 
 Not here: the folders below ``/teamspace``, which are Lightning Studio's own.
+
+The Python blocks of README.md and docs/ run too, those of a page one after another in one folder,
+but for a block behind a comment ``<!-- not run: REASON -->``.
 """
 
 from __future__ import annotations
@@ -321,6 +324,11 @@ DOCUMENTED = (
     Example("tracer", "", MY_DATA, check=check_trace),
 )
 
+BLOCK = re.compile(
+    r"(?:<!-- not run: (?P<reason>.+?) -->\n+)?```python\n(?P<code>.*?)^```", re.M | re.S
+)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
 CASES = [
     pytest.param(example, guarded, id=example.name if guarded else f"{example.name}-unguarded")
     for example in DOCUMENTED
@@ -432,3 +440,17 @@ def test_every_file_is_an_example_and_says_whether_it_runs() -> None:
     assert set(files) == {example.name for example in DOCUMENTED}
     assert set(NOT_YET) <= set(files)
     assert {name for name, text in files.items() if text.startswith(NOT_YET_HEADER)} == set(NOT_YET)
+
+
+@pytest.mark.timeout(5 * TIME_LIMIT_S)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_blocks_of_a_page_run(page: Path, place: Place) -> None:
+    text = page.read_text()
+    blocks = list(BLOCK.finditer(text))
+    assert len(blocks) == text.count("```python")
+    for number, block in enumerate(blocks):
+        if block["reason"] is None:
+            script = place.folder / f"block_{number}.py"
+            script.write_text(block["code"])
+            outcome = place.run(script)
+            assert outcome.returncode == 0, f"{block['code']}\n{outcome.stderr}"
