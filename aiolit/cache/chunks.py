@@ -14,6 +14,7 @@ import errno
 import fcntl
 import mmap
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -109,7 +110,18 @@ class ChunkCache:
         finally:
             os.close(fd)
 
-    def lookup(self, name: str, nbytes: int) -> Lease | None:
+    def holds(self, name: str) -> bool:
+        """Whether there is a finished file of that name; it may be gone when it is asked for."""
+        return (self._folder / name).exists()
+
+    def parts(self, name: str) -> list[tuple[int, int]]:
+        """Return the item ranges of which ``{name}.{first}-{stop}`` is a finished file."""
+        path = self._folder / name
+        pattern = re.compile(re.escape(path.name) + r"\.(\d+)-(\d+)")
+        found = (pattern.fullmatch(entry.name) for entry in os.scandir(path.parent))
+        return sorted((int(match[1]), int(match[2])) for match in found if match)
+
+    def lookup(self, name: str, nbytes: int | None = None) -> Lease | None:
         """Return a lease on a finished file, or None if it is not there or not what it should be.
 
         A file that this process meets for the first time is checked against the CRC-32 that was
@@ -129,7 +141,7 @@ class ChunkCache:
         size = os.fstat(fd).st_size
         lease = Lease(self, name, fd, size)
         if name not in self._trusted:
-            known = self._ledger.crc(self._key(name)) if size == nbytes else None
+            known = self._ledger.crc(self._key(name)) if nbytes in (None, size) else None
             if known is None or crc32(lease.data) != known:
                 lease.close()
                 self._remove_unread(name)

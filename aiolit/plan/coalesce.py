@@ -48,3 +48,27 @@ def split(start: int, end: int, part_bytes: int) -> list[tuple[int, int]]:
     count = max(1, -(-total // part_bytes))
     edges = [start + total * number // count for number in range(count + 1)]
     return [(lo, hi) for lo, hi in pairwise(edges) if lo < hi]
+
+
+def cover(
+    start: int, stop: int, extents: Sequence[tuple[int, int]]
+) -> list[tuple[int, int, tuple[int, int] | None]]:
+    """Cover ``[start, stop)`` by extents that are there, and name the gaps.
+
+    Returns:
+        ``(lo, hi, extent)`` in ascending order, without overlap; ``extent`` is None for a gap.
+    """
+    found: list[tuple[int, int, tuple[int, int] | None]] = []
+    at = start
+    while at < stop:
+        here = max(
+            (one for one in extents if one[0] <= at < one[1]), key=lambda one: one[1], default=None
+        )
+        if here is None:
+            end = min((one[0] for one in extents if at < one[0] < stop), default=stop)
+            found.append((at, end, None))
+        else:
+            end = min(here[1], stop)
+            found.append((at, end, here))
+        at = end
+    return found

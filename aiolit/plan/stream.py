@@ -56,16 +56,20 @@ class WorkerStream:
         taken: Batches every rank has already been given.
         rank: This rank.
         worker: This worker, as torch numbers it; it plays role ``(worker + taken) mod W``.
+        own: Batches that this worker alone has yielded beyond ``taken``.
     """
 
-    def __init__(self, dealt: Dealt, taken: int, rank: int, worker: int) -> None:
+    def __init__(self, dealt: Dealt, taken: int, rank: int, worker: int, own: int = 0) -> None:
         deal = dealt.deal
         self._deal = deal
         role = (worker + taken) % deal.workers
-        self._turns = range(taken + worker, dealt.num_batches, deal.workers)
+        self._turns = range(taken + worker, dealt.num_batches, deal.workers)[own:]
         numbers = [node * deal.workers + role for node in range(rank, deal.canonical, deal.ranks)]
         self._lanes = [dealt.lane(number) for number in numbers]
-        self._skips = [dealt.consumed(number, taken) for number in numbers]
+        self._skips = [dealt.consumed(number, taken) + own * deal.share for number in numbers]
+        self._skips = [
+            min(skip, len(lane.runs)) for skip, lane in zip(self._skips, self._lanes, strict=True)
+        ]
         extra = repeats(dealt, rank)
         has_last = bool(self._turns) and self._turns[-1] == dealt.num_batches - 1
         if len(extra) and has_last:
@@ -78,6 +82,12 @@ class WorkerStream:
     def num_batches(self) -> int:
         """How many batches this worker yields."""
         return len(self._turns)
+
+    @property
+    def widest_window(self) -> int:
+        """The most pieces that one window, in all lanes together, has."""
+        widest = max((window.runs.num_runs for window in self._windows), default=0)
+        return widest * len(self._lanes)
 
     @property
     def num_samples(self) -> int:

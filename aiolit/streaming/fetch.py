@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,13 @@ from numpy.typing import NDArray
 from aiolit.cache.chunks import ChunkCache, Lease
 from aiolit.errors import AiolitError, ObjectChangedError, ObjectNotFoundError
 from aiolit.format.checksum import join_offsets, parse_records, record_range, verify_blocks
-from aiolit.format.chunk import offsets_range, parse_offsets, probe, range_readable
+from aiolit.format.chunk import (
+    offsets_range,
+    parse_offsets,
+    probe,
+    range_readable,
+    verify_chunk,
+)
 from aiolit.format.compression import decompress_whole
 from aiolit.format.dataset_info import (
     ChunkInfo,
@@ -21,11 +29,13 @@ from aiolit.format.dataset_info import (
     plain_name,
     stored_name,
 )
-from aiolit.format.loader import BoundLoader, SampleReader, verify_chunk
-from aiolit.plan.coalesce import coalesce, split
+from aiolit.format.loader import BoundLoader, SampleReader
+from aiolit.plan.coalesce import coalesce, cover, split
 from aiolit.runtime.prefetch import single_error
 from aiolit.runtime.stats import Counters
 from aiolit.store.base import Store
+
+Check = Callable[[memoryview, int], None]
 
 _PART_BYTES = 8 << 20  # a chunk is fetched in parallel parts of this size
 _GAP_BYTES = 64 << 10  # bytes fetched for nothing rather than asking twice
@@ -110,12 +120,17 @@ class ChunkFetcher:
         ]
         return readers, list(held.values())
 
+    async def aclose(self) -> None:
+        """Close the store's connections on the running loop."""
+        await self._store.aclose()
+
     async def _open_some(self, number: int, samples: list[int]) -> dict[int, Held]:
         chunk = self._index.chunks[number]
         cached = self._cache.holds(plain_name(chunk, self._index.config))
         if cached or not await self._by_range(number, chunk):
-            held = await self._open_whole(number, chunk)
-            return dict.fromkeys(samples, held)
+            whole = await self._open_whole(number, chunk)
+            if whole is not None:
+                return dict.fromkeys(samples, whole)
         units = [self._unit(chunk, sample, sample + 1) for sample in samples]
         groups = self._neighbours(chunk, units)
         tasks: list[tuple[tuple[int, ...], asyncio.Task[Items]]] = []
@@ -180,27 +195,54 @@ class ChunkFetcher:
         return self._held(lease, self._loader.open(lease.data, chunk, self._url(chunk)))
 
     async def _open_part(self, chunk: ChunkInfo, start: int, stop: int) -> Held | None:
+        """Open a part of a chunk from the parts the cache has, fetching only what is missing."""
         start, stop = self._unit(chunk, start, stop)
+        name = plain_name(chunk, self._index.config)
+        starts: list[int] = []
+        held: list[Held] = []
+        try:
+            there = await asyncio.to_thread(self._cache.parts, name)
+            for lo, hi, extent in cover(start, stop, there):
+                part = await self._open_extent(chunk, *(extent or (lo, hi)))
+                if part is None:
+                    _close(held)
+                    return None
+                starts.append(lo)
+                held.append(part)
+        except BaseException:
+            _close(held)
+            raise
+        reader = SplitReader(starts, [part.reader for part in held])
+        return Held(reader, lambda: _close(held))
+
+    async def _open_extent(self, chunk: ChunkInfo, start: int, stop: int) -> Held | None:
+        """Open the items ``[start, stop)`` as one cached file: their borders, then their bytes."""
+        config = self._index.config
+        name = f"{plain_name(chunk, config)}.{start}-{stop}"
+        lease = await asyncio.to_thread(self._cache.lookup, name)
+        self._count(fetched=lease is None)
         borders = self._loader.byte_range(chunk, start, stop)
-        offsets: NDArray[np.int64] | None = None
-        if borders is None:
-            offsets, check = await self._fetch_offsets(chunk, start, stop)
-            borders = int(offsets[0]), int(offsets[-1])
-        base, end = borders
-        key = stored_name(chunk, self._index.config)
+        table = 0 if borders is not None else 4 * (stop - start + 1)
+        if lease is None:
+            offsets = np.zeros(0, np.int64)
+            check: Check = _unchecked
+            if borders is None:
+                offsets, check = await self._fetch_offsets(chunk, start, stop)
+                borders = int(offsets[0]), int(offsets[-1])
+            base, end = borders
 
-        async def fill(target: memoryview) -> None:
-            await self._read_parts(key, base, target)
-            if offsets is not None:
-                check(target, base)
+            async def fill(target: memoryview) -> None:
+                await self._read_parts(stored_name(chunk, config), base, target[table:])
+                check(target[table:], base)
+                target[:table] = offsets.astype("<u4").tobytes()
 
-        name = f"{plain_name(chunk, self._index.config)}.{start}-{stop}"
-        found = await self._cache.get(name, end - base, fill)
-        if found is None:
-            return None
-        lease, fetched = found
-        self._count(fetched=fetched)
-        return self._held(lease, self._reader(chunk, Items(lease.data, base, start, offsets)))
+            found = await self._cache.get(name, table + end - base, fill)
+            if found is None:
+                return None
+            lease = found[0]
+        known = np.frombuffer(lease.data[:table], "<u4").astype(np.int64) if table else None
+        base = int(known[0]) if known is not None else (borders or (0, 0))[0]
+        return self._held(lease, self._reader(chunk, Items(lease.data[table:], base, start, known)))
 
     def _reader(self, chunk: ChunkInfo, items: Items) -> SampleReader:
         return self._loader.open_range(
@@ -223,12 +265,12 @@ class ChunkFetcher:
 
     async def _fetch_offsets(
         self, chunk: ChunkInfo, start: int, stop: int
-    ) -> tuple[NDArray[np.int64], Callable[[memoryview, int], None]]:
+    ) -> tuple[NDArray[np.int64], Check]:
         """Fetch the borders of the items ``[start, stop)``, and what checks their bytes."""
         key, url = stored_name(chunk, self._index.config), self._url(chunk)
         if chunk.checksum_items is None:
             found = await self._get(key, *offsets_range(start, stop))
-            return parse_offsets(found, chunk, source=url), lambda data, base: None
+            return parse_offsets(found, start, chunk, source=url), _unchecked
         raw = await self._get(key, *record_range(chunk, start, stop))
         records = parse_records(raw, chunk, start, stop, source=url)
         return join_offsets(records), lambda data, base: verify_blocks(records, data, base, url)
@@ -240,7 +282,9 @@ class ChunkFetcher:
             await self._inflate(chunk, target)
         else:
             await self._read_parts(stored_name(chunk, config), 0, target)
-        await asyncio.to_thread(verify_chunk, target, chunk, url)
+        encryption = config.encryption
+        if encryption is None or encryption.level != "chunk":  # else checked once decrypted
+            await asyncio.to_thread(verify_chunk, target, chunk, url)
 
     async def _inflate(self, chunk: ChunkInfo, target: memoryview) -> None:
         config = self._index.config
@@ -291,3 +335,25 @@ class ChunkFetcher:
 
     def _url(self, chunk: ChunkInfo) -> str:
         return self._store.object_url(stored_name(chunk, self._index.config))
+
+
+class SplitReader(SampleReader):
+    """Reads consecutive parts of a chunk as one."""
+
+    def __init__(self, starts: Sequence[int], readers: Sequence[SampleReader]) -> None:
+        self._starts, self._readers = starts, readers
+
+    def sample(self, index: int) -> Any:
+        return self._readers[bisect_right(self._starts, index) - 1].sample(index)
+
+    def samples(self, indices: Sequence[int]) -> list[Any]:
+        return [self.sample(index) for index in indices]
+
+
+def _unchecked(data: memoryview, base: int) -> None:
+    """Chunks that LitData wrote have no checksums; their length and ETag were compared."""
+
+
+def _close(parts: Sequence[Held]) -> None:
+    for part in parts:
+        part.close()

@@ -1,0 +1,179 @@
+"""``StreamingDataLoader``: torch's ``DataLoader`` for streaming data sets, with a state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
+
+from aiolit.errors import ConfigError, StateError
+from aiolit.streaming.epoch import Readers, Run, Streamable, whole_number
+from aiolit.streaming.state import VERSION, Position
+from aiolit.streaming.topology import Topology
+
+Collate = Callable[[list[Any]], Any]
+
+
+class StreamingDataLoader(DataLoader[Any]):
+    """Loads batches of a streaming data set, in this process or in worker processes.
+
+    It is a torch ``DataLoader``: ``num_workers``, ``pin_memory``, ``prefetch_factor``,
+    ``persistent_workers``, ``multiprocessing_context``, ``timeout``, ``worker_init_fn`` and
+    ``generator`` mean what they mean there. Batches are made by the data set's plan, so that every
+    rank has the same number of them; samplers are refused.
+
+    Each iteration is the next epoch. After an early ``break`` the next iteration begins a new
+    epoch, unless a state is loaded in between.
+
+    Args:
+        dataset: A ``StreamingDataset`` or another of aiolit's streaming data sets.
+        batch_size: Samples in a batch of this rank.
+        num_workers: Worker processes; 0 reads in this process, fetching ahead all the same.
+        shuffle: Set the data set's ``shuffle``; None leaves it.
+        drop_last: Set the data set's ``drop_last``; None leaves it.
+        collate_fn: Makes a batch of a list of samples; torch's ``default_collate`` by default.
+
+    Raises:
+        ConfigError: An argument cannot work with streaming data; the message names it.
+    """
+
+    def __init__(
+        self,
+        dataset: Streamable,
+        *args: Any,
+        batch_size: int = 1,
+        num_workers: int = 0,
+        prefetch_factor: int | None = None,
+        shuffle: bool | None = None,
+        drop_last: bool | None = None,
+        collate_fn: Collate | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if args:
+            raise ConfigError("give StreamingDataLoader's arguments after dataset by name")
+        _check(dataset, batch_size, num_workers, kwargs)
+        if shuffle is not None:
+            dataset.set_shuffle(shuffle)
+        if drop_last is not None:
+            dataset.set_drop_last(drop_last)
+        self._collate: Collate = default_collate if collate_fn is None else collate_fn
+        options = {**kwargs, "num_workers": num_workers, "prefetch_factor": prefetch_factor}
+        super().__init__(
+            dataset,
+            batch_size=batch_size,
+            drop_last=bool(drop_last),
+            collate_fn=self._collate,
+            **options,
+        )
+        self._options = options
+        self._source = dataset
+        self._workers: tuple[Run, DataLoader[Any]] | None = None
+        self._reading: tuple[Run, int] | None = None
+
+    def __len__(self) -> int:
+        """Count the batches of the coming epoch, or of what a loaded state left of it."""
+        return self._plan().num_batches
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Iterate the coming epoch, or the rest of one."""
+        run = self._plan()
+        self._reading = (run, 0)
+        self._source.position = run.position.next_epoch()
+        for number, batch in enumerate(self._open(run), 1):
+            self._reading = (run, number)
+            yield batch
+        self._reading = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the reading stands: behind the last batch that was handed out.
+
+        The value is small and JSON-able, the same on every rank, and loads on any number of ranks
+        and workers and with another batch size.
+        """
+        if self._reading is None:
+            position = self._source.position
+        else:
+            run, taken = self._reading
+            position = run.after(taken)
+        return {"version": VERSION, "dataset": self._source.save(position)}
+
+    def load_state_dict(self, obj: dict[str, Any]) -> None:
+        """Go on where a saved state stands with the next iteration.
+
+        Raises:
+            StateError: It is of another data set, seed, shuffle or loader; the message says which.
+        """
+        if "dataset" not in obj:
+            raise StateError(f"this is no state of a StreamingDataLoader: {obj!r:.200}")
+        self._source.load(obj["dataset"])
+        self._reading = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin this epoch next, from its start."""
+        self._source.position = Position(whole_number(epoch, "epoch"))
+
+    def _plan(self) -> Run:
+        assert self.batch_size is not None
+        readers = Readers(self._source.find_topology(), max(1, self.num_workers), self.batch_size)
+        return self._source.begin(readers)
+
+    def _open(self, run: Run) -> DataLoader[Any]:
+        """Return torch's loader for a run: the one whose workers live on, if they expect it."""
+        if self._workers is not None:
+            expected, kept = self._workers
+            if expected == run:
+                self._workers = (_following(self._source, run), kept)
+                return kept
+        self._workers = None
+        loader: DataLoader[Any] = DataLoader(
+            _Feed(self._source, run, self._collate),
+            batch_size=None,
+            collate_fn=_as_it_is,
+            **self._options,
+        )
+        if self._options.get("persistent_workers"):
+            self._workers = (_following(self._source, run), loader)
+        return loader
+
+
+class _Feed(IterableDataset[Any]):
+    """What the workers iterate: whole batches, collated there."""
+
+    def __init__(self, source: Streamable, run: Run, collate: Collate) -> None:
+        self._source, self._next, self._collate = source, run, collate
+
+    def __iter__(self) -> Iterator[Any]:
+        run, self._next = self._next, _following(self._source, self._next)
+        info = get_worker_info()
+        for samples in self._source.batches(run, 0 if info is None else info.id):
+            yield self._collate(samples)
+
+
+def _following(source: Streamable, run: Run) -> Run:
+    """Return the run of the next epoch, read by the same readers."""
+    deal = run.deal
+    readers = Readers(Topology(run.rank, deal.ranks), deal.workers, deal.batch_size)
+    return source.begin(readers, run.position.next_epoch())
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _check(
+    dataset: object, batch_size: object, num_workers: object, kwargs: dict[str, Any]
+) -> None:
+    if not isinstance(dataset, Streamable):
+        raise ConfigError(
+            "StreamingDataLoader reads aiolit's streaming data sets, not "
+            f"{type(dataset).__name__}; torch's DataLoader reads others"
+        )
+    whole_number(batch_size, "batch_size")
+    if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
+        raise ConfigError(f"num_workers must be a whole number from 0 on, not {num_workers!r}")
+    for name in ("sampler", "batch_sampler"):
+        if kwargs.pop(name, None) is not None:
+            raise ConfigError(f"{name} does not fit streaming data: the data set fixes the order")
+    if kwargs.get("in_order", True) is not True:
+        raise ConfigError("in_order=False does not fit a loader whose order can be resumed")

@@ -1,0 +1,269 @@
+"""A data set's chunks as this process reads them, wherever they lie."""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aiolit.cache.chunks import CacheConfig, ChunkCache
+from aiolit.errors import ChunkFormatError, ConfigError, DatasetNotFoundError, ObjectNotFoundError
+from aiolit.format.dataset_info import Index, is_whole_compressed, plain_name, stored_name
+from aiolit.format.encryption_base import Encryption
+from aiolit.format.index import parse_index
+from aiolit.format.loader import BoundLoader, ItemLoader, SampleReader, default_loader
+from aiolit.format.serializers.registry import SerializerRegistry
+from aiolit.plan.runs import Ints
+from aiolit.runtime.portal import Portal
+from aiolit.runtime.stats import Counters
+from aiolit.store.base import Store
+from aiolit.store.connect import open_store
+from aiolit.streaming.fetch import ChunkFetcher, Held
+from aiolit.streaming.resolver import Location, namespace
+
+INDEX = "index.json"
+_OPEN_CHUNKS = 64  # mapped chunks kept open for random access
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOptions:
+    """How a data set's bytes become samples.
+
+    Attributes:
+        item_loader: The loader the user gave, or None for the one that the index names.
+        serializers: The user's own serializers by name.
+        encryption: The key, where the data is encrypted.
+        storage_options: For the store's client.
+        session_options: For the store's session.
+        allow_pickle: Whether pickled leaves are loaded.
+        cache: The cache folder and its limit.
+    """
+
+    item_loader: ItemLoader | None
+    serializers: Mapping[str, Any] | None
+    encryption: Encryption | None
+    storage_options: Mapping[str, Any] | None
+    session_options: Mapping[str, Any] | None
+    allow_pickle: bool
+    cache: CacheConfig
+
+
+class ChunkSource:
+    """The chunks of one data set.
+
+    It pickles, and a forked child may use it: what is open belongs to the process that opened it.
+
+    Attributes:
+        index: What ``index.json`` says.
+        counts: Samples per chunk.
+        nbytes: Bytes per chunk.
+        stats: What this process has fetched through it.
+    """
+
+    def __init__(self, location: Location, options: ReadOptions, raw_index: bytes) -> None:
+        self.location, self.options = location, options
+        self.label = f"{location.url}/{INDEX}"
+        self.index: Index = parse_index(raw_index, source=self.label)
+        self.loader = options.item_loader or default_loader(self.index.config, source=self.label)
+        self._namespace = namespace(location.url, raw_index)
+        self._bound = self._bind()
+        chunks = self.index.chunks
+        self.counts: Ints = np.array([self._bound.num_samples(one) for one in chunks], np.int64)
+        self.nbytes: Ints = np.array([chunk.nbytes for chunk in chunks], np.int64)
+        self.firsts: Ints = np.cumsum(self.counts) - self.counts
+        self.stats = Counters()
+        self._pid = 0
+        self._fetchers: dict[int, ChunkFetcher] = {}
+        self._cache: ChunkCache | None = None
+        self._mapped: OrderedDict[int, SampleReader] = OrderedDict()
+        self._closes_with_portal = False
+
+    def _bind(self) -> BoundLoader:
+        registry = SerializerRegistry(
+            self.options.serializers, allow_pickle=self.options.allow_pickle
+        )
+        return self.loader.bind(
+            self.index, registry=registry, source=self.label, encryption=self.options.encryption
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        for name in ("_bound", "_fetchers", "_cache", "_mapped"):
+            del state[name]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._bound = self._bind()
+        self._pid = 0
+
+    @property
+    def loader_state(self) -> dict[str, Any]:
+        """What fixes how the loader cuts samples, as plain values."""
+        plain = (int, str, type(None))
+        options = {name: value for name, value in vars(self.loader).items() if type(value) in plain}
+        return {**options, "name": self.loader.name}
+
+    def is_direct(self, chunk: int) -> bool:
+        """Whether a chunk is read where it lies, by mapping it."""
+        return self._direct_path(chunk) is not None
+
+    def open_direct(self, chunk: int) -> Held | None:
+        """Map a chunk of a local data set; None if it must come through the cache.
+
+        Raises:
+            ChunkFormatError: The file is missing or not what the index says.
+        """
+        path = self._direct_path(chunk)
+        if path is None:
+            return None
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
+        except FileNotFoundError:
+            raise ChunkFormatError(f"{path} is missing, although {self.label} lists it") from None
+        self.stats.chunks += 1
+        return Held(self._bound.open(memoryview(mapped), self.index.chunks[chunk], str(path)))
+
+    def direct_reader(self, chunk: int) -> SampleReader | None:
+        """Return a reader for random access; the last few chunks stay mapped."""
+        self._check_process()
+        reader = self._mapped.get(chunk)
+        if reader is not None:
+            self._mapped.move_to_end(chunk)
+            return reader
+        held = self.open_direct(chunk)
+        if held is None:
+            return None
+        self._mapped[chunk] = held.reader
+        if len(self._mapped) > _OPEN_CHUNKS:
+            self._mapped.popitem(last=False)
+        return held.reader
+
+    async def open_piece(self, chunk: int, start: int, stop: int) -> Held | None:
+        """Open samples of a chunk on the running loop; see ``ChunkFetcher.open_piece``."""
+        return self.open_direct(chunk) or await self._fetcher().open_piece(chunk, start, stop)
+
+    async def open_samples(
+        self, chunks: Sequence[int], samples: Sequence[int]
+    ) -> tuple[list[SampleReader], list[Held]]:
+        """Open single samples on the running loop; see ``ChunkFetcher.open_samples``."""
+        return await self._fetcher().open_samples(chunks, samples)
+
+    def open_on(self, portal: Portal) -> None:
+        """Have the portal close this source's connections when it ends."""
+        self._check_process()
+        if not self._closes_with_portal:
+            self._closes_with_portal = True
+            portal.on_close(self.aclose)
+
+    async def aclose(self) -> None:
+        """Close what is open on the running loop."""
+        self._check_process()
+        fetcher = self._fetchers.pop(id(asyncio.get_running_loop()), None)
+        if fetcher is not None:
+            await fetcher.aclose()
+
+    def _direct_path(self, number: int) -> Path | None:
+        if not self.location.direct:
+            return None
+        chunk, config = self.index.chunks[number], self.index.config
+        folder = Path(self.location.url)
+        if not is_whole_compressed(chunk, config):
+            return folder / stored_name(chunk, config)
+        plain = folder / plain_name(chunk, config)
+        return plain if plain.exists() and not (folder / chunk.filename).exists() else None
+
+    def _fetcher(self) -> ChunkFetcher:
+        self._check_process()
+        loop = id(asyncio.get_running_loop())
+        if loop not in self._fetchers:
+            if self._cache is None:
+                self._cache = ChunkCache(self.options.cache, self._namespace)
+                self._cache.reclaim()
+            store = self.open_store()
+            self._fetchers[loop] = ChunkFetcher(
+                store, self.index, self._bound, self._cache, self.stats
+            )
+        return self._fetchers[loop]
+
+    def open_store(self) -> Store:
+        """Return a store on the data set's folder; it opens nothing yet."""
+        return connect(self.location, self.options)
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            self._pid, self._fetchers, self._cache = os.getpid(), {}, None
+            self._mapped, self._closes_with_portal = OrderedDict(), False
+            self.stats = Counters()
+
+
+def connect(location: Location, options: ReadOptions) -> Store:
+    """Return a store on a data set's folder."""
+    return open_store(
+        location.url,
+        storage_options=options.storage_options,
+        session_options=options.session_options,
+    )
+
+
+def read_local_index(location: Location, index_path: str | Path | None) -> bytes | None:
+    """Read ``index.json`` of a local data set, or the one at ``index_path``; None if remote.
+
+    Raises:
+        DatasetNotFoundError: There is none.
+    """
+    if index_path is not None:
+        path = Path(index_path)
+        path = path if path.suffix == ".json" else path / INDEX
+    elif "://" in location.url:
+        return None
+    else:
+        path = Path(location.url) / INDEX
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        there = path.parent.exists()
+    except NotADirectoryError:
+        there = True
+    if there:
+        raise DatasetNotFoundError(
+            f"there is no {INDEX} in {path.parent}: it holds no data set, or one whose writing "
+            "has not ended"
+        )
+    raise DatasetNotFoundError(f"the data set folder {path.parent} does not exist")
+
+
+async def fetch_index(location: Location, options: ReadOptions) -> bytes:
+    """Fetch ``index.json`` of a remote data set.
+
+    Raises:
+        DatasetNotFoundError: There is none.
+        StoreError: It cannot be fetched.
+    """
+    async with connect(location, options) as store:
+        try:
+            return await store.get(INDEX)
+        except ObjectNotFoundError as error:
+            raise DatasetNotFoundError(
+                f"there is no {INDEX} at {location.url}: it holds no data set, or one whose "
+                "writing has not ended"
+            ) from error
+
+
+def check_serializers(serializers: object) -> None:
+    """Refuse serializers that are no mapping of names.
+
+    Raises:
+        ConfigError: They are not.
+    """
+    if serializers is not None and not isinstance(serializers, Mapping):
+        raise ConfigError(f"serializers must map names to serializers, not {serializers!r}")

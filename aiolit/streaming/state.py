@@ -1,0 +1,109 @@
+"""The position of a reader as a small JSON-able value, and the checks when it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from aiolit.errors import StateError
+from aiolit.format.dataset_info import Index
+from aiolit.plan.order import Deal, Leg
+from aiolit.plan.runs import Runs
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a data set has been read.
+
+    Attributes:
+        epoch: The epoch, from 1.
+        legs: What was taken of it, one entry for each topology it was read on.
+        own: Batches that one worker alone has yielded beyond that; only in a worker's own state.
+    """
+
+    epoch: int = 1
+    legs: tuple[Leg, ...] = ()
+    own: int = 0
+
+    def after(self, deal: Deal, base: int, batches: int) -> Position:
+        """Return the position once ``batches`` more were taken.
+
+        Args:
+            deal: The deal they were taken of.
+            base: Batches of that very deal taken before; 0 where it is a new leg.
+            batches: Batches of every rank.
+        """
+        kept = self.legs[:-1] if base else self.legs
+        if not base + batches:
+            return replace(self, legs=kept)
+        return replace(self, legs=(*kept, Leg(deal, base + batches)))
+
+    def next_epoch(self) -> Position:
+        return Position(self.epoch + 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Write the position as plain values."""
+        legs = [{**asdict(leg.deal), "batches": leg.batches} for leg in self.legs]
+        found: dict[str, Any] = {"epoch": self.epoch, "legs": legs}
+        return {**found, "own": self.own} if self.own else found
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Position:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            StateError: A field is missing or no number.
+        """
+        try:
+            legs = tuple(
+                Leg(
+                    Deal(
+                        ranks=int(leg["ranks"]),
+                        workers=int(leg["workers"]),
+                        batch_size=int(leg["batch_size"]),
+                        canonical=int(leg["canonical"]),
+                        drop_last=bool(leg["drop_last"]),
+                    ),
+                    int(leg["batches"]),
+                )
+                for leg in value["legs"]
+            )
+            return cls(int(value["epoch"]), legs, int(value.get("own", 0)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateError(f"this is no state of a streaming data set: {error!r}") from error
+
+
+def fingerprint(index: Index, segments: Runs, loader: Mapping[str, Any]) -> str:
+    """Return a digest of what a data set holds and how its samples are cut; places do not count."""
+    digest = hashlib.sha256(repr(sorted(loader.items())).encode())
+    for chunk in index.chunks:
+        digest.update(f"{chunk.filename}\0{chunk.num_items}\0{chunk.nbytes}\0".encode())
+    for column in (segments.chunk, segments.start, segments.stop):
+        digest.update(column.tobytes())
+    return digest.hexdigest()[:32]
+
+
+def check_same(
+    saved: Mapping[str, Any], now: Mapping[str, Any], names: Sequence[str], *, force: bool
+) -> None:
+    """Compare what fixes the order in a saved state with what it is now.
+
+    Raises:
+        StateError: They differ; the message names each difference. With ``force`` it is a warning.
+    """
+    differences = [
+        f"{name} was {saved.get(name)!r} and is {now[name]!r}"
+        for name in names
+        if saved.get(name) != now[name]
+    ]
+    if not differences:
+        return
+    message = "the saved state is of another reading of the data: " + "; ".join(differences)
+    if not force:
+        raise StateError(f"{message}. force_override_state_dict=True loads it all the same")
+    warnings.warn(message, stacklevel=3)
