@@ -96,6 +96,29 @@ def _read_table(blob: memoryview, source: str) -> Any:
         table = (ipc.open_file if is_file else ipc.open_stream)(buffer).read_all()
         # Arrow trusts the offsets inside a table; unchecked ones could read outside of it.
         table.validate(full=True)
+        for column in table.schema:
+            _check_type(column.type, column.name, pa.types, source)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise ChunkFormatError(f"{source}: damaged Arrow data: {error}") from error
     return table
+
+
+def _check_type(kind: Any, name: str, types: Any, source: str) -> None:
+    """Accept only what rows of plain JSON data have: no other type is converted."""
+    if types.is_struct(kind) or types.is_list(kind) or types.is_large_list(kind):
+        for number in range(kind.num_fields):
+            child = kind.field(number)
+            _check_type(child.type, f"{name}.{child.name}", types, source)
+        return
+    plain = (
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_boolean(kind)
+        or types.is_null(kind)
+    )
+    if not plain:
+        raise ChunkFormatError(f"{source}: column '{name}' has the type {kind}, which is not known")

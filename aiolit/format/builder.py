@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from aiolit.errors import ConfigError, EncryptionError, SchemaError
+from aiolit.errors import ConfigError, SchemaError
 from aiolit.format.checksum import Buffer, build_footer, choose_block
 from aiolit.format.checksum_stream import STREAM_BLOCK, build_stream_footer
 from aiolit.format.compression import compress_whole, parse_compression
 from aiolit.format.dataset_info import ChunkInfo
-from aiolit.format.encryption_base import Encryption
+from aiolit.format.encryption_base import Encryption, check_level, encrypt
 from aiolit.format.framed import DEFAULT_BATCH, frame_chunk
 
 LARGEST_CHUNK = 2**32 - 1  # item offsets are 32 bits wide
@@ -111,8 +111,12 @@ class ChunkBuilder:
         """
         payload = payload.cast("B")
         sizes = np.asarray(sizes, dtype=np.int64)
-        if int(sizes.sum()) != len(payload) or (self._counts_dim and dims is None):
+        if int(sizes.sum()) != len(payload) or (len(sizes) and int(sizes.min()) < 0):
             raise ConfigError(f"{len(sizes)} items do not make up the {len(payload)} bytes given")
+        if len(sizes) != (len(sizes) if dims is None else len(dims)) or (
+            dims is None and self._counts_dim
+        ):
+            raise ConfigError("each item of tokens needs its number of tokens in dims")
         if len(sizes) and int(sizes.max()) > LARGEST_CHUNK - 12:
             raise SchemaError(f"an item of {int(sizes.max())} bytes: no item can exceed 4 GiB")
         ends = np.cumsum(sizes)
@@ -261,8 +265,8 @@ def pack_chunk(
             parts, replace(info, nbytes=nbytes, checksum_items=compression_batch_size)
         )
     parts = sealed.parts
-    if encryption is not None and encryption.level == "chunk":
-        parts = [_encrypt(encryption, b"".join(parts))]
+    if encryption is not None and check_level(encryption.level) == "chunk":
+        parts = [encrypt(encryption, b"".join(parts))]
         info = replace(info, nbytes=len(parts[0]))
     if compression is not None:
         parts = list(compress_whole(parts, parse_compression(compression)))
@@ -293,12 +297,3 @@ def chunk_filename(
     if compression is None or compression_level is not None:
         return f"chunk-{rank}-{number}.bin"
     return f"chunk-{rank}-{number}.{compression}.bin"
-
-
-def _encrypt(encryption: Encryption, data: bytes) -> bytes:
-    secret = encryption.encrypt(data)
-    if not isinstance(secret, bytes | bytearray | memoryview):
-        raise EncryptionError(
-            f"{type(encryption).__name__}.encrypt returned {type(secret).__name__}, not bytes"
-        )
-    return bytes(secret)

@@ -157,7 +157,8 @@ def open_stream_footer(
     """
     k = chunk.checksum_bytes or 1
     trailer = read_trailer(data)
-    if trailer is None or (trailer.num_items, trailer.k) != (chunk.num_items, k):
+    told = None if trailer is None else (trailer.magic, trailer.num_items, trailer.k)
+    if trailer is None or told != (STREAM_MAGIC, chunk.num_items, k):
         raise ChecksumError(
             f"{source}: damaged: its checksums (checksum_bytes {k} in the index) are missing"
         )

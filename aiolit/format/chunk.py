@@ -26,9 +26,9 @@ from aiolit.format.dataset_info import (
     is_whole_compressed,
     loader_name,
 )
-from aiolit.format.encryption_base import Encryption, check_encryption
+from aiolit.format.encryption_base import Encryption, check_encryption, decrypt
 from aiolit.format.framed import FRAMED_MAGIC, FramedView, verify_framed
-from aiolit.format.views import ChunkView, ClassicView, EncryptedView, SampleZstdView, decrypt
+from aiolit.format.views import ChunkView, ClassicView, EncryptedView, SampleZstdView
 
 __all__ = [
     "ChunkView",
@@ -149,7 +149,9 @@ def range_readable(chunk: ChunkInfo, config: DatasetConfig) -> bool | None:
     loader = loader_name(config)
     if loader == "ParquetLoader":
         return False
-    if loader in ("TokensLoader", "TemporalArrayLoader") or is_mds(config):
+    if loader == "TokensLoader":
+        return config.encryption is None
+    if loader == "TemporalArrayLoader" or is_mds(config):
         return True
     own = chunk.checksum_items is not None
     if config.compression_level == "batch":

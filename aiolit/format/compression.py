@@ -168,7 +168,7 @@ def _foreign(data: memoryview, codec: str, nbytes: int, source: str) -> bytes:
         except module.UncompressError as error:
             raise ChunkFormatError(f"{source}: damaged snappy data: {error}") from error
     engine = module.Decompressor()
-    step = 1 << 16  # brotli cannot be told where to stop, so it is fed in small pieces
+    step = 1 << 12  # brotli cannot be told where to stop, so it is fed in small pieces
     try:
         pieces = (engine.process(bytes(data[at : at + step])) for at in range(0, len(data), step))
         return _gather(pieces, nbytes, source)

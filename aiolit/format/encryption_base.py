@@ -86,6 +86,35 @@ def check_level(level: str) -> str:
     return level
 
 
+def encrypt(encryption: Encryption, data: bytes) -> bytes:
+    """Encrypt, refusing what a user's ``encrypt`` returns if it is no bytes.
+
+    Raises:
+        EncryptionError: It returned something else.
+    """
+    return _bytes_of(encryption, "encrypt", encryption.encrypt(data))
+
+
+def decrypt(encryption: Encryption, data: bytes, source: str) -> bytes:
+    """Decrypt, naming in the error what could not be decrypted.
+
+    Raises:
+        EncryptionError: The key is wrong or the data is damaged.
+    """
+    try:
+        return _bytes_of(encryption, "decrypt", encryption.decrypt(data))
+    except EncryptionError as error:
+        raise EncryptionError(f"{source}: {error}") from error
+
+
+def _bytes_of(encryption: Encryption, method: str, result: Any) -> bytes:
+    if not isinstance(result, bytes | bytearray | memoryview):
+        raise EncryptionError(
+            f"{type(encryption).__name__}.{method} returned {type(result).__name__}, not bytes"
+        )
+    return bytes(result)
+
+
 class LoadKey:
     """``load`` of a key class: makes an object on the class, changes the object on an object.
 

@@ -12,7 +12,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 
-from aiolit.errors import EncryptionError
+from aiolit.errors import ConfigError, EncryptionError
 from aiolit.format.encryption_base import (
     LEVELS,
     Encryption,
@@ -37,6 +37,8 @@ class FernetEncryption(Encryption):
     algorithm = "fernet"
 
     def __init__(self, password: str, level: str = "sample") -> None:
+        if not isinstance(password, str):
+            raise ConfigError(f"password must be a str, not {type(password).__name__}")
         self.password = password
         self.level = check_level(level)
         self.salt = os.urandom(16)

@@ -86,6 +86,8 @@ class FramedView(ChunkView):
             if chunk.checksum_items is not None:
                 raise ChecksumError(f"{self.source}: damaged: its checksums are missing")
             return None
+        if (trailer.num_items, trailer.k) != (self.count, self.per_frame):
+            raise ChecksumError(f"{self.source}: damaged: the checksum footer is of another chunk")
         frames = len(self._table)
         head = self.data[: _header_nbytes(self.count, frames)]
         end = len(head)

@@ -20,7 +20,7 @@ from aiolit.format.dataset_info import (
     stored_name,
     whole_file_codec,
 )
-from aiolit.format.fields import Fields, parse_object
+from aiolit.format.fields import LARGEST, Fields, parse_object
 from aiolit.format.mds_index import adapt_mds_index
 
 __all__ = [
@@ -39,7 +39,10 @@ __all__ = [
     "whole_file_codec",
 ]
 
-MOST_ITEMS = 2**32 - 1  # a chunk counts its items in 32 bits; only parquet files hold more
+# Chunks count items and bytes in 32 bits; only parquet files hold more. The larger limit on bytes
+# leaves room for what lies behind the items and for the growth of encrypted text.
+MOST_ITEMS = 2**32 - 1
+MOST_BYTES = 2**34
 
 _TOP = frozenset({"chunks", "config", "updated_at"})
 _CHUNK = frozenset(
@@ -117,7 +120,7 @@ def dump_index(index: Index) -> bytes:
 def _parse_chunk(fields: Fields, *, parquet: bool) -> ChunkInfo:
     filename = fields.file_name("filename")
     num_items = fields.integer("chunk_size", high=2**48 if parquet else MOST_ITEMS)
-    nbytes = fields.integer("chunk_bytes")
+    nbytes = fields.integer("chunk_bytes", high=LARGEST if parquet else MOST_BYTES)
     if not parquet and nbytes < 4 * (num_items + 2):
         # Every layout spends 4 bytes an item on its offset table, under a cipher too.
         fields.refuse("chunk_size", f"says {num_items} items, too many for {nbytes} bytes")
@@ -134,6 +137,8 @@ def _parse_chunk(fields: Fields, *, parquet: bool) -> ChunkInfo:
 
 def _parse_config(fields: Fields) -> DatasetConfig:
     compression = _parse_compression(fields)
+    if fields.values.get("format") == "mds":
+        fields.refuse("format", "cannot be 'mds' beside chunks")
     level = fields.optional_text("compression_level")
     if level not in (None, "batch", "sample", "chunk"):
         fields.refuse("compression_level", f"must be 'batch', 'sample' or null, not {level!r}")

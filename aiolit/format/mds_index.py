@@ -64,7 +64,7 @@ def _adapt_shard(shard: Fields) -> ChunkInfo:
     if (compression is None) != (zipped is None):
         shard.refuse("zip_data", "and 'compression' must both be there or both be null")
     num_items = shard.integer("samples", high=2**32 - 1)
-    nbytes = raw.integer("bytes")
+    nbytes = raw.integer("bytes", high=2**34)
     if nbytes < 4 * (num_items + 2):
         shard.refuse("samples", f"says {num_items}, too many for {nbytes} bytes")
     raw_filename = raw.file_name("basename")

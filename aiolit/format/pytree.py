@@ -8,7 +8,7 @@ from typing import Any
 
 from aiolit.errors import ChunkFormatError, IndexFormatError
 from aiolit.format.dataset_info import Index, is_mds
-from aiolit.format.encryption_base import Encryption
+from aiolit.format.encryption_base import Encryption, check_level, encrypt
 from aiolit.format.loader_base import (
     BoundLoader,
     Decode,
@@ -149,9 +149,8 @@ class PyTreeEncoder(SampleEncoder):
 
     def __init__(self, registry: SerializerRegistry, encryption: Encryption | None) -> None:
         self._registry = registry
-        self._encrypt = (
-            encryption.encrypt if encryption is not None and encryption.level == "sample" else None
-        )
+        of_samples = encryption is not None and check_level(encryption.level) == "sample"
+        self._encryption = encryption if of_samples else None
         self._spec: TreeSpec | None = None
         self._formats: list[str] = []
         self._encoders: list[Callable[[Any], BytesLike]] = []
@@ -168,8 +167,8 @@ class PyTreeEncoder(SampleEncoder):
         nbytes = 4 * len(sizes) + sum(sizes)
         check_item_size(nbytes)
         parts: list[BytesLike] = [self._pack(*sizes), *payload] if sizes else []
-        if self._encrypt is not None:
-            token = self._encrypt(b"".join(parts))
+        if self._encryption is not None:
+            token = encrypt(self._encryption, b"".join(parts))
             check_item_size(len(token))
             return EncodedItem([token], len(token), None)
         return EncodedItem(parts, nbytes, None)

@@ -146,7 +146,8 @@ class RSAEncryption(Encryption):
         if fields.get("algorithm", "rsa") != "rsa" or fields.get("level") not in LEVELS:
             raise EncryptionError(f"{source}: not a key file of RSAEncryption")
         password = getattr(self, "password", None) if password is None else password
-        password = fields.get("password") or password
+        stored = fields.get("password")
+        password = stored if isinstance(stored, str) and stored else password
         private = _pem_field(fields, "private_key", source)
         public = _pem_field(fields, "public_key", source)
         self._private = _load_private(private, password or None, source)

@@ -13,7 +13,7 @@ from aiolit.format.checksum_stream import StreamChecks, open_stream_footer, stre
 from aiolit.format.chunk import check_length, parse_header
 from aiolit.format.dataset_info import ChunkInfo, DatasetConfig, Index
 from aiolit.format.dtypes import TORCH_ITEMSIZES, numpy_dtype
-from aiolit.format.encryption_base import Encryption, check_encryption
+from aiolit.format.encryption_base import Encryption, check_encryption, check_level, decrypt
 from aiolit.format.loader_base import (
     BoundLoader,
     Decode,
@@ -27,7 +27,6 @@ from aiolit.format.loader_base import (
 )
 from aiolit.format.serializers import LeafEncoder, SerializerRegistry
 from aiolit.format.tree import flatten, flatten_like
-from aiolit.format.views import decrypt
 
 _FORMATS = ("no_header_tensor", "no_header_numpy")
 
@@ -97,7 +96,7 @@ class TokensLoader(ItemLoader):
         Raises:
             ConfigError: The encryption is of level ``"sample"``, which a stream cannot have.
         """
-        if encryption is not None and encryption.level == "sample":
+        if encryption is not None and check_level(encryption.level) == "sample":
             raise ConfigError("tokens cannot be encrypted sample by sample; use level='chunk'")
         return TokensEncoder(registry)
 

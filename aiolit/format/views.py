@@ -5,10 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from aiolit.errors import ChunkFormatError, EncryptionError
 from aiolit.format.checksum import Checks
 from aiolit.format.compression import ZSTD_MAGIC, inflate_zstd, zstd_content_size
-from aiolit.format.encryption_base import Encryption
+from aiolit.format.encryption_base import Encryption, decrypt
 
 
 class ChunkView(ABC):
@@ -122,22 +121,3 @@ class EncryptedView(ChunkView):
         """Return the bytes of one item, decrypted."""
         data = bytes(self._inner.item(index))
         return memoryview(decrypt(self._encryption, data, f"{self.source}: item {index}"))
-
-
-def decrypt(encryption: Encryption, data: bytes, source: str) -> bytes:
-    """Decrypt, naming in the error what could not be decrypted.
-
-    Raises:
-        EncryptionError: The key is wrong or the data is damaged.
-        ChunkFormatError: A user's ``decrypt`` returned no bytes.
-    """
-    try:
-        plain = encryption.decrypt(data)
-    except EncryptionError as error:
-        raise EncryptionError(f"{source}: {error}") from error
-    if not isinstance(plain, bytes | bytearray | memoryview):
-        raise ChunkFormatError(
-            f"{source}: {type(encryption).__name__}.decrypt returned {type(plain).__name__}, "
-            "not bytes"
-        )
-    return bytes(plain)
