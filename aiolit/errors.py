@@ -116,11 +116,9 @@ class StoreError(AiolitError, OSError):
         url: The object or prefix.
         attempts: How many requests were made for it.
         seconds: How long they took together.
-        etag: The version of the object that a failed read had begun, or None.
         reached: False where no connection to the server came about.
     """
 
-    etag: str | None = None
     reached: bool = True
 
     def __init__(

@@ -1,0 +1,1 @@
+"""Objects at a URL: one small protocol over local files, memory and the clouds."""

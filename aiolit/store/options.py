@@ -1,0 +1,35 @@
+"""What the stores' options have in common."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aiolit.errors import ConfigError
+
+CONNECTION_NAMES = ("max_connections", "connect_timeout_s", "stall_timeout_s")
+
+
+def take_connection_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Move the options that say how to connect out of ``given``; see ``ConnectionOptions``."""
+    return {name: given.pop(name) for name in CONNECTION_NAMES if name in given}
+
+
+def reject_unknown(
+    given: Mapping[str, Any], known: Iterable[str], *, which: str, scheme: str
+) -> None:
+    """Refuse a name that means nothing to the store: a misspelt one would be ignored for ever.
+
+    Raises:
+        ConfigError: It names the option, and the nearest known one.
+    """
+    names = sorted({*known, *CONNECTION_NAMES})
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(str(name), names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(
+                f"{which} has {name!r}, which {scheme}:// does not know{hint} "
+                f"(known: {', '.join(names)})"
+            )

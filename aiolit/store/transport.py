@@ -1,0 +1,268 @@
+"""aiohttp, as every store over HTTP uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+from yarl import URL
+
+from aiolit.errors import (
+    ConfigError,
+    ShortBodyError,
+    StoreError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
+from aiolit.store.base import ByteStream
+from aiolit.store.http_semantics import check_partial, check_version, whole_size
+
+_READ_BUFFER_NBYTES = 1 << 18
+_WRITE_NBYTES = 1 << 18
+_ERROR_BODY_NBYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionOptions:
+    """How a store connects.
+
+    Attributes:
+        max_connections: How many connections may be open at once; more requests wait for one.
+        connect_timeout_s: The longest time to connect, in seconds.
+        stall_timeout_s: The longest time without a byte, in seconds. There is no limit on the
+            whole: a large object over a thin line is no failure.
+        verify: Check the server's certificate: True, False, or the path of a CA bundle.
+    """
+
+    max_connections: int = 128
+    connect_timeout_s: float = 10.0
+    stall_timeout_s: float = 30.0
+    verify: bool | str = True
+
+    def __post_init__(self) -> None:
+        if self.max_connections < 1:
+            raise ConfigError(f"max_connections={self.max_connections} must be at least 1")
+        for name in ("connect_timeout_s", "stall_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be more than 0")
+
+
+class Transport:
+    """A pool of connections of one loop. Make it on the loop; close it there."""
+
+    def __init__(self, options: ConnectionOptions) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=options.max_connections, ssl=_tls(options.verify)),
+            timeout=aiohttp.ClientTimeout(
+                total=None,
+                sock_connect=options.connect_timeout_s,
+                sock_read=options.stall_timeout_s,
+            ),
+            # Bytes as they are stored: a range of an unpacked body would be nonsense.
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=_READ_BUFFER_NBYTES,
+            headers={"Accept-Encoding": "identity"},
+            skip_auto_headers=("Content-Type",),
+        )
+        self._stall_timeout_s = options.stall_timeout_s
+        # aiohttp's own trust_env also sends passwords of ~/.netrc along.
+        self._proxies = urllib.request.getproxies()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    @asynccontextmanager
+    async def request(
+        self,
+        method: str,
+        address: str,
+        *,
+        url: str,
+        headers: Mapping[str, str],
+        body: list[memoryview] | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request and open its answer, whatever its status; no redirect is followed.
+
+        Leaving the block with body left to read drops the connection.
+
+        Args:
+            method: The verb.
+            address: Where to; encoded already.
+            url: What messages call the object.
+            headers: All that the request needs.
+            body: What to send.
+
+        Raises:
+            StoreUnavailableError: The server cannot be reached, or went away.
+            StoreTimeoutError: No byte came for too long.
+            StoreError: Its certificate is not trusted.
+        """
+        target = URL(address, encoded=True)
+        with network_errors(url):
+            async with self._session.request(
+                method,
+                target,
+                headers=headers,
+                data=None if body is None else _Body(body, self._stall_timeout_s),
+                allow_redirects=False,
+                proxy=self._proxy(target),
+            ) as response:
+                yield response
+
+    def _proxy(self, target: URL) -> str | None:
+        proxy = self._proxies.get(target.scheme)
+        if proxy is None or (target.host and urllib.request.proxy_bypass(target.host)):
+            return None
+        return proxy
+
+
+async def receive(
+    response: aiohttp.ClientResponse,
+    start: int,
+    out: memoryview,
+    *,
+    url: str,
+    etag: str | None,
+    on_etag: Callable[[str | None], None] | None,
+    on_progress: Callable[[int], None] | None,
+) -> str | None:
+    """Copy the body of an answer to a range request into ``out`` and return the etag.
+
+    Raises:
+        RangeError: The answer holds other bytes.
+        ObjectChangedError: It is of another version than ``etag``.
+        ShortBodyError: It ended early.
+    """
+    version = response.headers.get("ETag")
+    check_version(etag, version, url=url)
+    wanted = len(out)
+    check_partial(response.status, response.headers, start, start + wanted, url=url)
+    if on_etag is not None:
+        on_etag(version)
+    done = 0
+    while done < wanted:
+        piece = await response.content.readany()
+        if not piece:
+            raise ShortBodyError(f"{url}: the body ended after {done} of {wanted} bytes", url=url)
+        count = min(len(piece), wanted - done)
+        out[done : done + count] = piece if count == len(piece) else piece[:count]
+        done += count
+        if on_progress is not None:
+            on_progress(count)
+    return version
+
+
+class ResponseStream(ByteStream):
+    """The body of an answer, piece by piece."""
+
+    def __init__(self, response: aiohttp.ClientResponse, url: str) -> None:
+        self.etag = response.headers.get("ETag")
+        self.size = whole_size(response.status, response.headers)
+        self._response, self._url = response, url
+
+    async def __anext__(self) -> bytes:
+        with network_errors(self._url):
+            piece = await self._response.content.readany()
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+
+async def error_body(response: aiohttp.ClientResponse) -> str:
+    """Return the text of a refusing answer, or its beginning."""
+    pieces: list[bytes] = []
+    while sum(map(len, pieces)) < _ERROR_BODY_NBYTES:
+        piece = await response.content.read(_ERROR_BODY_NBYTES)
+        if not piece:
+            break
+        pieces.append(piece)
+    return b"".join(pieces).decode("utf-8", "replace")
+
+
+@contextmanager
+def network_errors(url: str) -> Iterator[None]:
+    """Turn aiohttp's errors into the store's."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise StoreError(
+            f"{url}: the server's certificate is not trusted ({error}); verify= takes the path "
+            "of a CA bundle",
+            url=url,
+        ) from error
+    except aiohttp.ClientSSLError as error:
+        raise StoreError(f"{url}: no secure connection came about ({error})", url=url) from error
+    except aiohttp.ClientConnectorDNSError as error:
+        raise _unreached(
+            StoreUnavailableError(
+                f"{url}: the host {error.host!r} is unknown; check the URL, or endpoint_url, and "
+                "the network",
+                url=url,
+            )
+        ) from error
+    except aiohttp.ClientConnectorError as error:
+        raise _unreached(
+            StoreUnavailableError(
+                f"{url}: no connection to {error.host}:{error.port} ({error.strerror})", url=url
+            )
+        ) from error
+    except aiohttp.ConnectionTimeoutError as error:
+        raise _unreached(
+            StoreTimeoutError(f"{url}: no connection came about in time", url=url)
+        ) from error
+    except aiohttp.InvalidURL as error:
+        raise ConfigError(f"{url}: {error} is not a URL") from error
+    except TimeoutError as error:
+        raise StoreTimeoutError(f"{url}: no byte came for too long", url=url) from error
+    except aiohttp.ClientPayloadError as error:
+        raise ShortBodyError(f"{url}: the body ended early ({error})", url=url) from error
+    except aiohttp.ClientResponseError as error:
+        # Not a refusal, which has a status: the parser gave up.
+        raise StoreError(
+            f"{url}: what the server answered is not proper HTTP ({error.message})", url=url
+        ) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise StoreUnavailableError(
+            f"{url}: the connection failed ({str(error) or type(error).__name__})", url=url
+        ) from error
+
+
+_Error = StoreUnavailableError | StoreTimeoutError
+
+
+def _unreached(error: _Error) -> _Error:
+    error.reached = False
+    return error
+
+
+def _tls(verify: bool | str) -> ssl.SSLContext | bool:
+    return ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify
+
+
+class _Body(aiohttp.Payload):
+    """Buffers that are sent in slices, and again if aiohttp has to reconnect."""
+
+    def __init__(self, parts: list[memoryview], stall_timeout_s: float) -> None:
+        super().__init__(parts)
+        self._parts, self._stall_timeout_s = parts, stall_timeout_s
+        self._size = sum(map(len, parts))
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return b"".join(self._parts).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        for part in self._parts:
+            for at in range(0, len(part), _WRITE_NBYTES):
+                # aiohttp watches for a stall only once the body is out.
+                async with asyncio.timeout(self._stall_timeout_s):
+                    await writer.write(part[at : at + _WRITE_NBYTES])
