@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import warnings
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
@@ -29,8 +28,21 @@ _PIXELS_PER_BYTE = 1024
 _PIXELS_FREE = 1 << 20
 
 
-def decode_image(data: memoryview) -> torch.Tensor:
+def load_module(name: str) -> Any:
+    """Import a module, or return None when it is missing or does not load."""
+    try:
+        return import_module(name)
+    except (ImportError, OSError, RuntimeError):
+        # OSError and RuntimeError: a torchvision that was built for another torch.
+        return None
+
+
+def decode_image(data: memoryview, *, load: Callable[[str], Any] = load_module) -> torch.Tensor:
     """Decode an encoded image of any kind to a writable uint8 tensor of shape (C, H, W).
+
+    Args:
+        data: The image file.
+        load: Imports a module by name, or returns None.
 
     Raises:
         ChunkFormatError: The bytes are no image, cut off, or claim a size they cannot hold.
@@ -38,7 +50,12 @@ def decode_image(data: memoryview) -> torch.Tensor:
     """
     if data[:2] == _JPEG_START:
         return decode_jpeg(data)
-    return _with_pillow(data)
+    pillow = load("PIL.Image")
+    if pillow is None:
+        raise MissingDependencyError(
+            "decoding images that are not JPEG needs Pillow: pip install 'aiolit[images]'"
+        )
+    return _decode_with_pillow(pillow, data)
 
 
 def decode_jpeg(data: memoryview) -> torch.Tensor:
@@ -50,7 +67,7 @@ def decode_jpeg(data: memoryview) -> torch.Tensor:
         )
     try:
         return _jpeg_decoder()(data, channels)
-    except (OSError, RuntimeError, ValueError, SyntaxError) as exc:
+    except (OSError, RuntimeError, ValueError) as exc:
         raise ChunkFormatError(f"a JPEG of {len(data)} bytes cannot be decoded: {exc}") from exc
 
 
@@ -99,15 +116,6 @@ def choose_jpeg_decoder(load: Callable[[str], Any]) -> JpegDecoder:
     )
 
 
-def load_module(name: str) -> Any:
-    """Import a module, or return None when it is missing or does not load."""
-    try:
-        return import_module(name)
-    except (ImportError, OSError, RuntimeError):
-        # OSError and RuntimeError: a torchvision that was built for another torch.
-        return None
-
-
 @cache
 def _jpeg_decoder() -> JpegDecoder:
     return choose_jpeg_decoder(load_module)
@@ -139,27 +147,20 @@ def _simplejpeg_decoder(simplejpeg: Any) -> JpegDecoder:
 
 def _pillow_decoder(pillow: Any) -> JpegDecoder:
     def decode(data: memoryview, channels: int) -> torch.Tensor:
-        with pillow.open(io.BytesIO(data)) as image:
-            pixels = np.asarray(image)
-        # Pillow turns CMYK round, since Adobe stores it inverted; the other libraries do not.
-        return _chw_tensor(255 - pixels if image.mode == "CMYK" else pixels)
+        return _decode_with_pillow(pillow, data)
 
     return decode
 
 
-def _with_pillow(data: memoryview) -> torch.Tensor:
-    pillow = load_module("PIL.Image")
-    if pillow is None:
-        raise MissingDependencyError(
-            "decoding images that are not JPEG needs Pillow: pip install 'aiolit[images]'"
-        )
+def _decode_with_pillow(pillow: Any, data: memoryview) -> torch.Tensor:
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of what it refuses at twice the size; here both are refused.
-            warnings.simplefilter("error", pillow.DecompressionBombWarning)
-            with pillow.open(io.BytesIO(data)) as image:
-                return _chw_tensor(_uint8_pixels(image))
-    except (pillow.DecompressionBombWarning, pillow.DecompressionBombError, *_BAD_IMAGE) as exc:
+        with pillow.open(io.BytesIO(data)) as image:
+            pixels = _uint8_pixels(image)
+            if image.mode == "CMYK" and data[:2] == _JPEG_START:
+                # Pillow turns it round, since Adobe stores it inverted; the others do not.
+                pixels = 255 - pixels
+            return _chw_tensor(pixels)
+    except (pillow.DecompressionBombError, *_BAD_IMAGE) as exc:
         raise ChunkFormatError(f"an image of {len(data)} bytes cannot be decoded: {exc}") from exc
 
 

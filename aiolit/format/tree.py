@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import reprlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any
@@ -361,6 +362,7 @@ def _mapping_getter(
     assert spec.node is not None
     cls, keys = spec.node.cls, spec.node.keys(spec.context)
     count, known = len(keys), frozenset(keys)
+    factory = spec.context[0] if cls is defaultdict else None
     pick = itemgetter(*keys) if count > 1 else lambda value: [value[key] for key in keys]
 
     def from_mapping(value: Any) -> Sequence[Any]:
@@ -371,6 +373,11 @@ def _mapping_getter(
             extra = ", ".join(repr(key) for key in value if key not in known) or "none"
             raise SchemaError(
                 f"'{shown}': keys differ from the first sample's: missing {missing}; extra {extra}"
+            )
+        if factory is not None and value.default_factory != factory:
+            raise SchemaError(
+                f"'{shown}': the default factory is {value.default_factory!r}, but {factory!r} in "
+                "the first sample"
             )
         return pick(value)
 

@@ -23,12 +23,10 @@ class Serializer(ABC):
     so a reader needs the same mapping. Any class with these methods works, whatever it inherits.
 
     Attributes:
-        name: The name under which it is stored; set from the mapping's key.
         zero_copy: True when ``deserialize`` wants the stored bytes as a ``memoryview`` without a
             copy; by default it gets ``bytes``.
     """
 
-    name: str = ""
     zero_copy: ClassVar[bool] = False
 
     @abstractmethod
@@ -37,7 +35,7 @@ class Serializer(ABC):
 
     @abstractmethod
     def serialize(self, item: Any) -> tuple[BytesLike, str | None]:
-        """Return the stored bytes, and the format name or None for the serializer's own name.
+        """Return the stored bytes, and the format name or None for its key in the mapping.
 
         The format name must be the same for every sample.
         """
@@ -72,7 +70,7 @@ class LeafEncoder:
 class LeafKind(ABC):
     """A built-in serializer: one row of the format's table."""
 
-    name: ClassVar[str]
+    name: str
 
     def claims(self, value: Any) -> bool:
         """Return whether a first sample's ``value`` is stored in this form.

@@ -11,6 +11,8 @@ import pickletools
 import warnings
 from typing import Any
 
+import numpy as np
+
 from aiolit.errors import ChunkFormatError, SchemaError, UntrustedDataError
 from aiolit.format.leaf_types import describe
 from aiolit.format.serializers.base import Decode, LeafEncoder, LeafKind
@@ -35,6 +37,9 @@ _PLAIN_OPCODES = frozenset({
 # fmt: on
 _PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 
+# What the machine that runs pickles raises for bytes that nothing pickled.
+_MALFORMED = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
+
 _warned: set[str] = set()
 
 
@@ -52,8 +57,7 @@ class PickleKind(LeafKind):
             warnings.warn(
                 f"leaf '{path}' is a {describe(value)}, which has no form of its own and is "
                 "pickled: slower, larger, and readers of remote data must pass allow_pickle=True. "
-                "Store a number, a text, bytes, an array or a tensor instead, or pass "
-                "serializers= for your type.",
+                f"{_advice(value)}",
                 UserWarning,
                 stacklevel=2,
             )
@@ -70,6 +74,15 @@ class PickleKind(LeafKind):
 
     def decoder(self, format_name: str, *, allow_pickle: bool) -> Decode:
         return load_pickle if allow_pickle else refuse_pickle
+
+
+def _advice(value: Any) -> str:
+    if isinstance(value, np.generic):
+        return "Store value.item() instead."
+    return (
+        "Store a number, a text, bytes, an array or a tensor instead, or pass serializers= for "
+        "your type."
+    )
 
 
 def refuse_pickle(data: memoryview) -> Any:
@@ -109,7 +122,7 @@ def load_plain_pickle(data: memoryview) -> Any:
             if opcode.name in _PUTS and int(argument or 0) > len(raw):
                 raise ChunkFormatError(f"a pickled part of {len(raw)} bytes has label {argument}")
         return pickle.loads(raw)
-    except (pickle.UnpicklingError, EOFError, IndexError, TypeError, ValueError) as exc:
+    except (pickle.UnpicklingError, EOFError, *_MALFORMED) as exc:
         if isinstance(exc, ChunkFormatError):
             raise
         raise ChunkFormatError(f"a pickled part cannot be loaded: {exc}") from exc

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aiolit.errors import ChunkFormatError, SchemaError
 from aiolit.format.images import decode_image
 from aiolit.format.leaf_types import is_jpeg, is_jpeg_sequence, is_pil_image
+from aiolit.format.optional import require
 from aiolit.format.serializers.base import (
     Decode,
     LeafEncoder,
@@ -18,13 +19,20 @@ from aiolit.format.serializers.base import (
     mismatch,
     read_file,
 )
-from aiolit.format.serializers.optional import require
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
 _HEADER = struct.Struct("<3I")
+# No compression that is in use packs more tightly than this, and most claims are far below.
+_TIFF_RATIO = 4096
+_TIFF_NBYTES_FREE = 1 << 28
+# What tifffile raises for bytes it cannot make sense of.
+_BAD_TIFF = (
+    *(ArithmeticError, LookupError, NotImplementedError, OSError, TypeError, ValueError),
+    struct.error,
+)
 _JPEG_START = b"\xff\xd8"
 
 # Bytes a pixel of PIL's modes; "1" packs eight pixels into a byte.
@@ -109,7 +117,16 @@ class ImageKind(LeafKind):
         return decode_image
 
 
-class TiffFileKind(LeafKind):
+class TiffKind(LeafKind):
+    """A TIFF file that LitData wrote from a ``Tiff`` wrapper; only read."""
+
+    name = "tiff"
+
+    def decoder(self, format_name: str, *, allow_pickle: bool) -> Decode:
+        return decode_tiff
+
+
+class TiffFileKind(TiffKind):
     """A TIFF file, given by its path; decoded to an array."""
 
     name = "tifffile"
@@ -124,18 +141,6 @@ class TiffFileKind(LeafKind):
             return read_file(value)
 
         return LeafEncoder(path, self.name, encode)
-
-    def decoder(self, format_name: str, *, allow_pickle: bool) -> Decode:
-        return decode_tiff
-
-
-class TiffKind(TiffFileKind):
-    """A TIFF file that LitData wrote from a ``Tiff`` wrapper; only read."""
-
-    name = "tiff"
-
-    def claims(self, value: Any) -> bool:
-        return False
 
 
 def jpeg_file(image: Image.Image, path: str) -> bytes:
@@ -211,6 +216,10 @@ def decode_tiff(data: memoryview) -> Any:
     """Decode a TIFF file to an array."""
     tifffile = require("tifffile", "tifffile", "decoding a TIFF leaf")
     try:
-        return tifffile.imread(io.BytesIO(data))
-    except (tifffile.TiffFileError, OSError, ValueError, IndexError, struct.error) as exc:
+        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+            nbytes = max((series.nbytes for series in tiff.series), default=0)
+            if nbytes > _TIFF_NBYTES_FREE and nbytes > _TIFF_RATIO * len(data):
+                raise ValueError(f"it claims {nbytes} bytes of pixels")
+            return tiff.asarray()
+    except (tifffile.TiffFileError, *_BAD_TIFF) as exc:
         raise ChunkFormatError(f"a TIFF of {len(data)} bytes cannot be decoded: {exc}") from exc

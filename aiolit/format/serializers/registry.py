@@ -17,6 +17,7 @@ from aiolit.format.serializers.base import (
     Serializer,
     mismatch,
 )
+from aiolit.format.serializers.media import READ_ONLY_MEDIA, VIDEO
 from aiolit.format.serializers.pickles import PickleKind
 from aiolit.format.serializers.pictures import (
     ImageKind,
@@ -35,11 +36,14 @@ from aiolit.format.serializers.scalars import (
     StrKind,
     TextKind,
 )
+from aiolit.format.serializers.structures import GraphKind, JsonKind
 from aiolit.format.serializers.tensors import BareTensorKind, TensorKind
 
-# The order of trial for a first sample. Where LitData has a text before the files, the two that
-# take the path of an existing file come first here: the outcome is the same.
+# The order of trial for a first sample. The two kinds that take the path of an existing file come
+# first, so that "str" may claim every other text: LitData pickles the path of an existing file of
+# another kind, here it stays a text, which every version reads as the same text.
 _WRITTEN: tuple[LeafKind, ...] = (
+    VIDEO,
     TiffFileKind(),
     StrKind(),
     BoolKind(),
@@ -55,7 +59,15 @@ _WRITTEN: tuple[LeafKind, ...] = (
     TensorKind(),
     PickleKind(),
 )
-_READ_ONLY: tuple[LeafKind, ...] = (TextKind(), FileKind(), ImageKind(), TiffKind())
+_READ_ONLY: tuple[LeafKind, ...] = (
+    TextKind(),
+    FileKind(),
+    ImageKind(),
+    TiffKind(),
+    JsonKind(),
+    GraphKind(),
+    *READ_ONLY_MEDIA,
+)
 _BY_NAME: dict[str, LeafKind] = {kind.name: kind for kind in _WRITTEN + _READ_ONLY}
 
 _FIXED_NBYTES = {"int": 8, "float": 8, "bool": 1}
@@ -110,6 +122,8 @@ class SerializerRegistry:
             # ending must not choose how, or whether to run, its content.
             return _BY_NAME["file"].decoder(format_name, allow_pickle=False)
         for name in (suffix, base):
+            if name == suffix == "tiff":
+                continue  # no serializer's name to LitData, so "image:tiff" is an image
             if name in self.user:
                 return _user_decoder(self.user[name], format_name)
             if name in _BY_NAME:

@@ -12,7 +12,16 @@ _I64 = struct.Struct("<q")
 _F64 = struct.Struct("<d")
 
 
-class StrKind(LeafKind):
+class TextKind(LeafKind):
+    """UTF-8 text that LitData wrote from a ``Text`` wrapper; only read."""
+
+    name = "text"
+
+    def decoder(self, format_name: str, *, allow_pickle: bool) -> Decode:
+        return decode_str
+
+
+class StrKind(TextKind):
     """UTF-8 text."""
 
     name = "str"
@@ -30,18 +39,6 @@ class StrKind(LeafKind):
                 raise SchemaError(f"leaf '{path}': the text has no UTF-8 form: {exc}") from exc
 
         return LeafEncoder(path, self.name, encode)
-
-    def decoder(self, format_name: str, *, allow_pickle: bool) -> Decode:
-        return decode_str
-
-
-class TextKind(StrKind):
-    """UTF-8 text that LitData wrote from a ``Text`` wrapper; only read."""
-
-    name = "text"
-
-    def claims(self, value: Any) -> bool:
-        return False
 
 
 class BoolKind(LeafKind):
@@ -108,7 +105,7 @@ class FloatKind(LeafKind):
                 raise mismatch(path, "a float", value)
             try:
                 return pack(value)
-            except OverflowError:
+            except (OverflowError, struct.error):
                 raise SchemaError(
                     f"leaf '{path}': an int this large does not fit in a float"
                 ) from None
@@ -119,7 +116,16 @@ class FloatKind(LeafKind):
         return decode_float
 
 
-class BytesKind(LeafKind):
+class FileKind(LeafKind):
+    """The content of a file that LitData wrote from a ``File`` wrapper; only read, as bytes."""
+
+    name = "file"
+
+    def decoder(self, format_name: str, *, allow_pickle: bool) -> Decode:
+        return bytes
+
+
+class BytesKind(FileKind):
     """The bytes themselves."""
 
     name = "bytes"
@@ -134,18 +140,6 @@ class BytesKind(LeafKind):
             return value
 
         return LeafEncoder(path, self.name, encode)
-
-    def decoder(self, format_name: str, *, allow_pickle: bool) -> Decode:
-        return bytes
-
-
-class FileKind(BytesKind):
-    """The content of a file that LitData wrote from a ``File`` wrapper; only read, as bytes."""
-
-    name = "file"
-
-    def claims(self, value: Any) -> bool:
-        return False
 
 
 class BytesSerializer(Serializer):

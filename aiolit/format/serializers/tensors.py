@@ -98,9 +98,10 @@ def tensor_bytes(value: torch.Tensor, path: str) -> bytes:
             f"leaf '{path}': a tensor that is sparse, nested or on the meta device cannot be "
             "stored; make it dense first"
         )
-    flat = value.detach().cpu().resolve_conj().resolve_neg().reshape(-1)
-    # Seen as bytes, because NumPy has no bfloat16.
-    return flat.contiguous().view(torch.uint8).numpy().tobytes()
+    if value.dtype is torch.bfloat16:
+        value = value.detach().view(torch.int16)  # NumPy has no bfloat16
+    elements: bytes = value.numpy(force=True).tobytes()
+    return elements
 
 
 def tensor_from(data: memoryview, dtype: torch.dtype) -> torch.Tensor:

@@ -8,13 +8,14 @@ from typing import Any
 from aiolit.errors import MissingDependencyError
 
 
-def require(module: str, pip_name: str, purpose: str) -> Any:
+def require(module: str, pip_name: str, purpose: str, *, instead: str = "") -> Any:
     """Import and return ``module``.
 
     Args:
         module: Its dotted name.
         pip_name: What to give to pip, such as ``"tifffile"`` or ``"aiolit[images]"``.
         purpose: What it is needed for; it opens the error message.
+        instead: What can be done without it, if anything; it ends the error message.
 
     Raises:
         MissingDependencyError: It is not installed, or does not load; says the pip command.
@@ -24,7 +25,6 @@ def require(module: str, pip_name: str, purpose: str) -> Any:
     except (ImportError, OSError, RuntimeError) as exc:
         # OSError and RuntimeError: installed, but a shared library it needs is not.
         raise MissingDependencyError(
-            f"{purpose} needs the package {module.partition('.')[0]}: pip install '{pip_name}'; "
-            "to get the stored bytes instead, pass serializers={name: BytesSerializer()} with the "
-            f"leaf's format name ({exc})"
+            f"{purpose} needs a package that is not there ({exc}): pip install "
+            f"'{pip_name}'{instead}"
         ) from exc
