@@ -115,10 +115,10 @@ class ChunkCache:
         return (self._folder / name).exists()
 
     def parts(self, name: str) -> list[tuple[int, int]]:
-        """Return the item ranges of which ``{name}.{first}-{stop}`` is a finished file."""
-        path = self._folder / name
-        pattern = re.compile(re.escape(path.name) + r"\.(\d+)-(\d+)")
-        found = (pattern.fullmatch(entry.name) for entry in os.scandir(path.parent))
+        """Return the item ranges ``[first, stop)`` of which ``{name}.{first}-{stop}`` is cached."""
+        prefix = self._key(name)
+        pattern = re.compile(re.escape(prefix) + r"\.(\d+)-(\d+)")
+        found = (pattern.fullmatch(path) for path in self._ledger.beginning(f"{prefix}."))
         return sorted((int(match[1]), int(match[2])) for match in found if match)
 
     def lookup(self, name: str, nbytes: int | None = None) -> Lease | None:

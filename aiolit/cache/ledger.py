@@ -152,6 +152,15 @@ class Ledger:
         with self._transaction() as book:
             book.execute("DELETE FROM files WHERE path = ?", (path,))
 
+    def beginning(self, prefix: str) -> list[str]:
+        """Return the files, fetched and checked, whose path begins with ``prefix``."""
+        with self._transaction() as book:
+            rows = book.execute(
+                "SELECT path FROM files WHERE path >= ? AND path < ? AND crc IS NOT NULL",
+                (prefix, prefix + chr(0x10FFFF)),
+            )
+            return [path for (path,) in rows]
+
     def paths(self) -> dict[str, int]:
         """Return every entered file and its bytes."""
         with self._transaction() as book:

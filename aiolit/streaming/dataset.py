@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from aiolit.errors import ConfigError, StateError
 from aiolit.format.encryption_base import Encryption
 from aiolit.format.loader import ItemLoader
 from aiolit.plan.order import OrderOptions, deal_epoch, default_window
-from aiolit.plan.runs import Ints, Runs
+from aiolit.plan.runs import Runs
 from aiolit.plan.stream import WorkerStream
 from aiolit.runtime.portal import portal
 from aiolit.streaming.epoch import Readers, Run, Streamable, at_worker, whole_number
@@ -123,7 +123,7 @@ class StreamingDataset(Streamable):
         super().__init__()
         _check_flags(shuffle=shuffle, drop_last=drop_last, seed=seed)
         check_serializers(serializers)
-        self._ahead = whole_number(max_pre_download, "max_pre_download")
+        self.ahead = whole_number(max_pre_download, "max_pre_download")
         if num_canonical_nodes is not None:
             whole_number(num_canonical_nodes, "num_canonical_nodes")
         if rank is not None or world_size is not None:
@@ -140,11 +140,11 @@ class StreamingDataset(Streamable):
             allow_pickle=_trusts(location, allow_pickle),
             cache=CacheConfig(folder, cache_limit(max_cache_size, folder)),
         )
-        self._source = ChunkSource(location, options, _read_index(location, options, index_path))
-        self._segments = Runs.whole(self._source.counts)
+        self.source = ChunkSource(location, options, _read_index(location, options, index_path))
+        self.segments = Runs.whole(self.source.counts)
         self._shuffle, self._seed, self._drop_last = shuffle, seed, drop_last
         window = item_shuffle_window if shuffle_window is None else shuffle_window
-        self._window = _window(window, self._source)
+        self._window = _window(window, self.source)
         self._canonical = num_canonical_nodes
         self._rank, self._world_size = rank, world_size
         self._force = force_override_state_dict
@@ -157,12 +157,12 @@ class StreamingDataset(Streamable):
     @property
     def num_samples(self) -> int:
         """How many samples the whole data set has, over all ranks."""
-        return len(self._segments)
+        return len(self.segments)
 
     @property
     def input_dir(self) -> str:
         """Where the data set lies."""
-        return self._source.location.url
+        return self.source.location.url
 
     def __len__(self) -> int:
         """Count this rank's samples in the coming epoch."""
@@ -185,10 +185,10 @@ class StreamingDataset(Streamable):
         if isinstance(index, Fetched):
             return self._transformed(index.sample)
         if isinstance(index, slice):
-            return self._get_many(np.arange(*index.indices(self.num_samples), dtype=np.int64))
+            return self._get_many(range(*index.indices(self.num_samples)))
         if isinstance(index, list | tuple | np.ndarray):
-            return self._get_many(np.array([self._checked(one) for one in index], np.int64))
-        return self._get_one(self._checked(index))
+            return self._get_many(index)
+        return self._get_one(index)
 
     def transform(self, sample: Any, *args: Any, **kwargs: Any) -> Any:
         """Change a sample; overridden, or made of the functions given as ``transform``."""
@@ -218,17 +218,17 @@ class StreamingDataset(Streamable):
         """Plan the coming epoch for these readers; see ``Streamable``."""
         position = self._position if position is None else position
         deal = readers.deal(self._drop_last, self._canonical)
-        dealt, base = deal_epoch(self._segments, self._order(), position.epoch, position.legs, deal)
+        dealt, base = deal_epoch(self.segments, self._order(), position.epoch, position.legs, deal)
         left = dealt.num_batches - base
         return Run(position, deal, readers.topology.rank, base, left, self._order())
 
     def batches(self, run: Run, worker: int) -> Iterator[list[Any]]:
         """Yield one worker's batches, as lists of samples with the transforms applied."""
         position = run.position
-        dealt, base = deal_epoch(self._segments, run.order, position.epoch, position.legs, run.deal)
+        dealt, base = deal_epoch(self.segments, run.order, position.epoch, position.legs, run.deal)
         stream = WorkerStream(dealt, base, run.rank, worker, position.own)
-        finish = self._finisher()
-        with BatchReader(self._source, stream, self._ahead) as reader:
+        finish = self.finisher()
+        with BatchReader(self.source, stream, self.ahead) as reader:
             for batch in reader.batches():
                 yield finish(batch)
 
@@ -334,10 +334,10 @@ class StreamingDataset(Streamable):
         return OrderOptions(self._shuffle, self._seed, self._window)
 
     def _identity(self) -> dict[str, Any]:
-        source = self._source
+        source = self.source
         return {
             "kind": "StreamingDataset",
-            "fingerprint": fingerprint(source.index, self._segments, source.loader_state),
+            "fingerprint": fingerprint(source.index, self.segments, source.loader_state),
             "shuffle": self._shuffle,
             "seed": self._seed,
             "window": self._window,
@@ -354,21 +354,31 @@ class StreamingDataset(Streamable):
             raise IndexError(f"index {number} is out of range: {self.num_samples} samples")
         return number % self.num_samples
 
-    def _get_one(self, index: int) -> Any:
-        chunk, sample = (int(one[0]) for one in self._segments.samples_at(np.array([index])))
-        reader = self._source.direct_reader(chunk)
+    def places(self, indices: Iterable[Any]) -> tuple[list[int], list[int]]:
+        """Return the chunk of each sample, and its index there.
+
+        Raises:
+            IndexError: There is no such sample.
+        """
+        checked = np.array([self._checked(one) for one in indices], np.int64)
+        chunks, samples = self.segments.samples_at(checked)
+        return chunks.tolist(), samples.tolist()
+
+    def _get_one(self, index: Any) -> Any:
+        (chunk,), (sample,) = self.places([index])
+        reader = self.source.direct_reader(chunk)
         if reader is not None:
             return self._transformed(reader.sample(sample))
         return self._get_remote([chunk], [sample])[0]
 
-    def _get_many(self, indices: Ints) -> list[Any]:
-        chunks, samples = (column.tolist() for column in self._segments.samples_at(indices))
+    def _get_many(self, indices: Iterable[Any]) -> list[Any]:
+        chunks, samples = self.places(indices)
         if not chunks:
             return []
-        if all(self._source.is_direct(chunk) for chunk in set(chunks)):
+        if all(self.source.is_direct(chunk) for chunk in set(chunks)):
             found = []
             for chunk, sample in zip(chunks, samples, strict=True):
-                reader = self._source.direct_reader(chunk)
+                reader = self.source.direct_reader(chunk)
                 assert reader is not None
                 found.append(self._transformed(reader.sample(sample)))
             return found
@@ -376,8 +386,8 @@ class StreamingDataset(Streamable):
 
     def _get_remote(self, chunks: list[int], samples: list[int]) -> list[Any]:
         loop = portal()
-        self._source.open_on(loop)
-        readers, held = loop.call(self._source.open_samples, chunks, samples)
+        self.source.open_on(loop)
+        readers, held = loop.call(self.source.open_samples, chunks, samples)
         found = [
             self._transformed(reader.sample(sample))
             for reader, sample in zip(readers, samples, strict=True)
@@ -389,7 +399,7 @@ class StreamingDataset(Streamable):
     def _transformed(self, sample: Any) -> Any:
         return self.transform(sample)
 
-    def _finisher(self) -> Callable[[Batch], list[Any]]:
+    def finisher(self) -> Callable[[Batch], list[Any]]:
         """Return what makes the user's samples of a batch: chosen once, not per sample."""
         if type(self).__getitem__ is not StreamingDataset.__getitem__:
             return self._through_getitem
@@ -398,7 +408,7 @@ class StreamingDataset(Streamable):
         return lambda batch: [self.transform(value) for value in batch.values]
 
     def _through_getitem(self, batch: Batch) -> list[Any]:
-        firsts, found = self._source.firsts, []
+        firsts, found = self.source.firsts, []
         for value, chunk, sample in zip(batch.values, batch.chunks, batch.samples, strict=True):
             index = Fetched(int(firsts[chunk]) + sample)
             index.sample = value

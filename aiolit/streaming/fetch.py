@@ -6,6 +6,7 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from aiolit.cache.chunks import ChunkCache, Lease
 from aiolit.errors import AiolitError, ObjectChangedError, ObjectNotFoundError
 from aiolit.format.checksum import join_offsets, parse_records, record_range, verify_blocks
+from aiolit.format.checksum_stream import covering_range, stream_crc_range, verify_stream
 from aiolit.format.chunk import (
     offsets_range,
     parse_offsets,
@@ -66,6 +68,16 @@ class Items:
     offsets: NDArray[np.int64] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where some items lie in a chunk file, and what checks their bytes once they are there."""
+
+    base: int
+    end: int
+    offsets: NDArray[np.int64] | None
+    check: Check
+
+
 class ChunkFetcher:
     """Fetches the chunks of one data set from a store, through the cache where there is one.
 
@@ -90,12 +102,13 @@ class ChunkFetcher:
             AiolitError: The chunk cannot be fetched, or its bytes are not what was written.
         """
         chunk = self._index.chunks[number]
-        whole = stop - start == self._loader.num_samples(chunk)
-        if whole or self._cache.holds(plain_name(chunk, self._index.config)):
+        name = plain_name(chunk, self._index.config)
+        if self._cache.holds(name) or not await self._by_range(number, chunk):
             return await self._open_whole(number, chunk)
-        if not await self._by_range(number, chunk):
+        there = await asyncio.to_thread(self._cache.parts, name)
+        if not there and stop - start == self._loader.num_samples(chunk):
             return await self._open_whole(number, chunk)
-        return await self._open_part(chunk, start, stop)
+        return await self._open_part(chunk, start, stop, there)
 
     async def open_samples(
         self, numbers: Sequence[int], samples: Sequence[int]
@@ -194,14 +207,14 @@ class ChunkFetcher:
         self._count(fetched=fetched)
         return self._held(lease, self._loader.open(lease.data, chunk, self._url(chunk)))
 
-    async def _open_part(self, chunk: ChunkInfo, start: int, stop: int) -> Held | None:
+    async def _open_part(
+        self, chunk: ChunkInfo, start: int, stop: int, there: list[tuple[int, int]]
+    ) -> Held | None:
         """Open a part of a chunk from the parts the cache has, fetching only what is missing."""
         start, stop = self._unit(chunk, start, stop)
-        name = plain_name(chunk, self._index.config)
         starts: list[int] = []
         held: list[Held] = []
         try:
-            there = await asyncio.to_thread(self._cache.parts, name)
             for lo, hi, extent in cover(start, stop, there):
                 part = await self._open_extent(chunk, *(extent or (lo, hi)))
                 if part is None:
@@ -221,28 +234,58 @@ class ChunkFetcher:
         name = f"{plain_name(chunk, config)}.{start}-{stop}"
         lease = await asyncio.to_thread(self._cache.lookup, name)
         self._count(fetched=lease is None)
-        borders = self._loader.byte_range(chunk, start, stop)
+        borders = self._borders(chunk, start, stop)
         table = 0 if borders is not None else 4 * (stop - start + 1)
         if lease is None:
-            offsets = np.zeros(0, np.int64)
-            check: Check = _unchecked
-            if borders is None:
-                offsets, check = await self._fetch_offsets(chunk, start, stop)
-                borders = int(offsets[0]), int(offsets[-1])
-            base, end = borders
+            place = await self._locate(chunk, start, stop)
 
             async def fill(target: memoryview) -> None:
-                await self._read_parts(stored_name(chunk, config), base, target[table:])
-                check(target[table:], base)
-                target[:table] = offsets.astype("<u4").tobytes()
+                data = target[table:]
+                await self._read_parts(stored_name(chunk, config), place.base, data)
+                place.check(data, place.base)
+                if place.offsets is not None:
+                    target[:table] = place.offsets.astype("<u4").tobytes()
 
-            found = await self._cache.get(name, table + end - base, fill)
+            found = await self._cache.get(name, table + place.end - place.base, fill)
             if found is None:
                 return None
             lease = found[0]
-        known = np.frombuffer(lease.data[:table], "<u4").astype(np.int64) if table else None
-        base = int(known[0]) if known is not None else (borders or (0, 0))[0]
-        return self._held(lease, self._reader(chunk, Items(lease.data[table:], base, start, known)))
+        offsets, data = None, lease.data[table:]
+        if borders is None:
+            offsets = np.frombuffer(lease.data[:table], "<u4").astype(np.int64)
+        base = int(offsets[0]) if offsets is not None else (borders or (0, 0))[0]
+        return self._held(lease, self._reader(chunk, Items(data, base, start, offsets)))
+
+    def _borders(self, chunk: ChunkInfo, start: int, stop: int) -> tuple[int, int] | None:
+        """Return the bytes to fetch for samples where the index alone tells; whole CRC runs."""
+        borders = self._loader.byte_range(chunk, start, stop)
+        if borders is None or chunk.checksum_bytes is None:
+            return borders
+        return covering_range(chunk, *borders)
+
+    async def _locate(self, chunk: ChunkInfo, start: int, stop: int) -> Place:
+        """Find out where the samples ``[start, stop)`` lie, and how their bytes are checked."""
+        key, url = stored_name(chunk, self._index.config), self._url(chunk)
+        borders = self._borders(chunk, start, stop)
+        if borders is not None and chunk.checksum_bytes is not None:
+            crcs = await self._get(key, *stream_crc_range(chunk, *borders))
+            check = partial(verify_stream, crcs=crcs, chunk=chunk, source=url)
+            return Place(*borders, None, check)
+        if borders is not None:
+            return Place(*borders, None, _unchecked)
+        if chunk.checksum_items is None:
+            found = await self._get(key, *offsets_range(start, stop))
+            offsets = parse_offsets(found, start, chunk, source=url)
+            return Place(int(offsets[0]), int(offsets[-1]), offsets, _unchecked)
+        raw = await self._get(key, *record_range(chunk, start, stop))
+        records = parse_records(raw, chunk, start, stop, source=url)
+        offsets = join_offsets(records)
+        return Place(
+            int(offsets[0]),
+            int(offsets[-1]),
+            offsets,
+            lambda data, base: verify_blocks(records, data, base, url),
+        )
 
     def _reader(self, chunk: ChunkInfo, items: Items) -> SampleReader:
         return self._loader.open_range(
@@ -254,26 +297,11 @@ class ChunkFetcher:
 
     async def _fetch_items(self, chunk: ChunkInfo, start: int, stop: int) -> Items:
         """Fetch a few items into memory: one request for their borders, one for their bytes."""
+        place = await self._locate(chunk, start, stop)
         key = stored_name(chunk, self._index.config)
-        borders = self._loader.byte_range(chunk, start, stop)
-        if borders is not None:
-            return Items(memoryview(await self._get(key, *borders)), borders[0], start, None)
-        offsets, check = await self._fetch_offsets(chunk, start, stop)
-        data = memoryview(await self._get(key, int(offsets[0]), int(offsets[-1])))
-        check(data, int(offsets[0]))
-        return Items(data, int(offsets[0]), start, offsets)
-
-    async def _fetch_offsets(
-        self, chunk: ChunkInfo, start: int, stop: int
-    ) -> tuple[NDArray[np.int64], Check]:
-        """Fetch the borders of the items ``[start, stop)``, and what checks their bytes."""
-        key, url = stored_name(chunk, self._index.config), self._url(chunk)
-        if chunk.checksum_items is None:
-            found = await self._get(key, *offsets_range(start, stop))
-            return parse_offsets(found, start, chunk, source=url), _unchecked
-        raw = await self._get(key, *record_range(chunk, start, stop))
-        records = parse_records(raw, chunk, start, stop, source=url)
-        return join_offsets(records), lambda data, base: verify_blocks(records, data, base, url)
+        data = memoryview(await self._get(key, place.base, place.end))
+        place.check(data, place.base)
+        return Items(data, place.base, start, place.offsets)
 
     async def _fill_whole(self, chunk: ChunkInfo, target: memoryview) -> None:
         """Fetch a whole chunk, undo its whole-file compression, and check it."""

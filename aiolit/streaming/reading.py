@@ -57,6 +57,12 @@ def make_window(source: ChunkSource, stream: WorkerStream, ahead: int) -> PieceW
     return PieceWindow(stream.pieces, nbytes, source.open_piece, budget, most)
 
 
+def block_samples(source: ChunkSource, stream: WorkerStream) -> int:
+    """Return how many samples to plan at once: few enough that finished pieces are let go soon."""
+    mean = sum(piece_bytes(source, stream)) // max(1, len(stream.pieces))
+    return max(1, min(4096, _BLOCK_BYTES // max(1, mean)))
+
+
 class BatchReader:
     """Reads a worker's batches in the calling thread; the portal's loop fetches ahead.
 
@@ -92,7 +98,7 @@ class BatchReader:
     def batches(self) -> Iterator[Batch]:
         """Yield the batches in order."""
         chunk_of = self._chunk
-        for block in self._stream.blocks(max(1, min(4096, _BLOCK_BYTES // self._mean))):
+        for block in self._stream.blocks(block_samples(self._source, self._stream)):
             pieces, samples, begin = block.piece.tolist(), block.sample.tolist(), 0
             for end in block.ends.tolist():
                 of_batch, indices = pieces[begin:end], samples[begin:end]
