@@ -7,12 +7,16 @@ import gc
 import inspect
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -164,6 +168,56 @@ def _environment() -> dict[object, str]:
         handler = signal.getsignal(number)
         state[number, handler] = f"{number.name} is handled by {handler}"
     return state
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a fresh interpreter ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class RunPython(Protocol):
+    def __call__(
+        self, source: str, *arguments: str, flags: Sequence[str] = (), timeout_s: float = 60
+    ) -> Finished: ...
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> RunPython:
+    """Give a function that runs a script in a fresh interpreter, with a hard timeout."""
+    folder = Path(__file__).parent.parent
+
+    def run(
+        source: str, *arguments: str, flags: Sequence[str] = (), timeout_s: float = 60
+    ) -> Finished:
+        script = tmp_path / "script.py"
+        script.write_text(textwrap.dedent(source))
+        environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONFAULTHANDLER": "1"}
+        process = subprocess.Popen(
+            [sys.executable, *flags, str(script), *arguments],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            stdout, stderr = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            # Its threads' tracebacks first, then the whole family.
+            process.send_signal(signal.SIGABRT)
+            with suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=5)
+            os.killpg(process.pid, signal.SIGKILL)
+            stdout, stderr = process.communicate()
+            pytest.fail(f"the script hung for {timeout_s} s:\n{stdout}\n{stderr}")
+        return Finished(process.returncode, stdout, stderr)
+
+    return run
 
 
 BASELINE = pytest.StashKey[Belongings]()
