@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,7 @@ def decode_jpeg(data: memoryview) -> torch.Tensor:
         )
     try:
         return _jpeg_decoder()(data, channels)
-    except (OSError, RuntimeError, ValueError) as exc:
+    except (KeyError, OSError, RuntimeError, ValueError) as exc:
         raise ChunkFormatError(f"a JPEG of {len(data)} bytes cannot be decoded: {exc}") from exc
 
 
@@ -107,10 +107,12 @@ def choose_jpeg_decoder(load: Callable[[str], Any]) -> JpegDecoder:
     """
     if (torchvision := load("torchvision.io")) is not None:
         return _torchvision_decoder(torchvision)
+    pillow = load("PIL.Image")
+    with_pillow = None if pillow is None else partial(_decode_with_pillow, pillow)
     if (simplejpeg := load("simplejpeg")) is not None:
-        return _simplejpeg_decoder(simplejpeg)
-    if (pillow := load("PIL.Image")) is not None:
-        return _pillow_decoder(pillow)
+        return _simplejpeg_decoder(simplejpeg, with_pillow)
+    if with_pillow is not None:
+        return with_pillow
     raise MissingDependencyError(
         "decoding JPEG images needs torchvision, simplejpeg or Pillow: pip install 'aiolit[images]'"
     )
@@ -134,25 +136,22 @@ def _torchvision_decoder(torchvision: Any) -> JpegDecoder:
     return decode
 
 
-def _simplejpeg_decoder(simplejpeg: Any) -> JpegDecoder:
+def _simplejpeg_decoder(simplejpeg: Any, fallback: JpegDecoder | None) -> JpegDecoder:
     spaces = {1: "GRAY", 3: "RGB", 4: "CMYK"}
 
     def decode(data: memoryview, channels: int) -> torch.Tensor:
-        if channels not in spaces:
-            raise ValueError(f"{channels} channels")
-        return _chw_tensor(simplejpeg.decode_jpeg(data, colorspace=spaces[channels]))
+        try:
+            return _chw_tensor(simplejpeg.decode_jpeg(data, colorspace=spaces[channels]))
+        except (KeyError, ValueError):
+            # It refuses what others mend, such as stray bytes before the end of the file.
+            if fallback is None:
+                raise
+            return fallback(data, channels)
 
     return decode
 
 
-def _pillow_decoder(pillow: Any) -> JpegDecoder:
-    def decode(data: memoryview, channels: int) -> torch.Tensor:
-        return _decode_with_pillow(pillow, data)
-
-    return decode
-
-
-def _decode_with_pillow(pillow: Any, data: memoryview) -> torch.Tensor:
+def _decode_with_pillow(pillow: Any, data: memoryview, channels: int = 0) -> torch.Tensor:
     try:
         with pillow.open(io.BytesIO(data)) as image:
             pixels = _uint8_pixels(image)

@@ -74,6 +74,13 @@ def test_all_libraries_give_the_same_pixels(mode: str) -> None:
     assert torch.equal(with_simplejpeg, with_pillow)
 
 
+def test_stray_bytes_before_the_end_are_mended() -> None:
+    data = memoryview(JPEG[:-2] + b"\x12\x34" * 40 + JPEG[-2:])
+    assert torch.equal(decode_image(data), decode_image(memoryview(JPEG)))
+    with pytest.raises(ValueError):
+        choose_jpeg_decoder(only("simplejpeg"))(data, 3)
+
+
 def test_torchvision_comes_first() -> None:
     data = encoded(picture("RGB"), "JPEG")
     decode = choose_jpeg_decoder(lambda name: TorchvisionIo if "torchvision" in name else None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +22,7 @@ from aiolit.format.serializers.base import (
 Open = Callable[[Any, memoryview, str], Any]
 """Takes the library, the stored file and its extension."""
 
+_GZIP_START = b"\x1f\x8b"
 _VIDEO_EXTENSIONS = (".mp4", ".ogv", ".mjpeg", ".avi", ".mov", ".h264", ".mpg", ".webm", ".wmv")
 
 
@@ -53,7 +53,14 @@ class MediaKind(LeafKind):
                 instead=f"; or pass serializers={{'{self.name}': "
                 "aiolit.format.serializers.BytesSerializer()} to get the stored bytes",
             )
-            return self.open_file(library, data, extension)
+            try:
+                return self.open_file(library, data, extension)
+            except Exception as exc:
+                # Each of these libraries has error classes of its own, which share no base.
+                raise ChunkFormatError(
+                    f"a {self.name} leaf of {len(data)} bytes cannot be decoded with "
+                    f"{self.module}: {exc}"
+                ) from exc
 
         return decode
 
@@ -87,12 +94,7 @@ def open_audio(torchcodec: Any, data: memoryview, extension: str) -> Any:
 def open_nifti(nibabel: Any, data: memoryview, extension: str) -> Any:
     """Return a ``nibabel.Nifti1Image`` of a volume, unpacked if it is gzipped."""
     raw = bytes(data)
-    try:
-        return nibabel.Nifti1Image.from_bytes(
-            gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-        )
-    except (OSError, EOFError, ValueError, zlib.error) as exc:
-        raise ChunkFormatError(f"a nifti leaf of {len(data)} bytes cannot be read: {exc}") from exc
+    return nibabel.Nifti1Image.from_bytes(gzip.decompress(raw) if raw[:2] == _GZIP_START else raw)
 
 
 def open_mesh(trimesh: Any, data: memoryview, extension: str) -> Any:
