@@ -71,11 +71,11 @@ class S3Store(LoopBound[S3Client], Store):
     async def _open_client(self) -> S3Client:
         with client_errors(self.url):
             client = S3Client(self._bucket, self._options)
-        try:
-            return await client.open()
-        except BaseException:
-            await client.aclose()
-            raise
+            try:
+                return await client.open()
+            except BaseException:
+                await client.aclose()
+                raise
 
     @asynccontextmanager
     async def _request(

@@ -24,7 +24,7 @@ from aiolit.store.s3_options import S3Options
 from aiolit.store.threads import run_in_thread
 from aiolit.store.transport import Transport, error_body, network_errors
 
-_NO_PAYLOAD = sha256(b"").hexdigest()
+_HASH_HERE_NBYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +53,11 @@ class S3Client:
         self._region_turn = asyncio.Lock()
 
     async def open(self) -> S3Client:
-        """Find credentials and endpoint.
-
-        Raises:
-            ConfigError: No such profile, or an endpoint that is no URL.
-            AccessDeniedError: There are no credentials.
-        """
+        """Find credentials and endpoint; botocore's errors pass."""
         # Some megabytes of JSON: read off the loop, kept by the session.
         await run_in_thread(_load_models, self._session)
-        with client_errors(f"s3://{self.bucket}"):
-            self._credentials = await self._find_credentials()
-            await self._connect(self._options.region_name)
+        self._credentials = await self._find_credentials()
+        await self._connect(self._options.region_name)
         self._transport = Transport(self._options.connection)
         self._stack.push_async_callback(self._transport.aclose)
         return self
@@ -141,7 +135,7 @@ class S3Client:
         Raises:
             StoreError: The answer's status is 300 or more.
         """
-        payload = _NO_PAYLOAD if not body else await run_in_thread(_sha256, body)
+        payload = await _payload_hash(body or [])
         for last in (False, True):
             endpoint = self._endpoint
             address = f"{endpoint.address}/{percent_encode(key, safe='/~')}"
@@ -183,7 +177,8 @@ class S3Client:
             raise error
         async with self._region_turn:
             if self._endpoint is seen:
-                await self._connect(region)
+                with client_errors(f"s3://{self.bucket}"):
+                    await self._connect(region)
 
 
 class _Signer(S3SigV4Auth):  # type: ignore[misc]
@@ -197,6 +192,12 @@ class _Signer(S3SigV4Auth):  # type: ignore[misc]
 
     def payload(self, request: AWSRequest) -> str:
         return self._payload
+
+
+async def _payload_hash(parts: list[memoryview]) -> str:
+    if sum(map(len, parts)) < _HASH_HERE_NBYTES:
+        return _sha256(parts)
+    return await run_in_thread(_sha256, parts)
 
 
 def _sha256(parts: list[memoryview]) -> str:

@@ -1,0 +1,1 @@
+"""For your own tests: a contract suite for stores, and stores that are slow, faulty or watched."""
