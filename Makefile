@@ -23,6 +23,7 @@ PYTEST_ARGS ?= -n 2 --dist worksteal
 demo: venv
 	$(BIN)/python examples/quickstart.py
 
+test: export HYPOTHESIS_PROFILE = ci
 test: lint peers
 	$(BIN)/pytest $(PYTEST_ARGS)
 	@echo "make test: ruff, mypy and pytest passed"

@@ -20,6 +20,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,6 +211,8 @@ def prepare_drive(place: Place) -> None:
 
 def prepare_profile(place: Place) -> None:
     place.upload("my-data", "my-bucket", "my-data")
+    for entry in place.s3.list_objects_v2(Bucket="my-bucket")["Contents"]:
+        place.s3.put_object_acl(Bucket="my-bucket", Key=entry["Key"], ACL="public-read")
     credentials = Path(place.env["HOME"]) / ".aws" / "credentials"
     credentials.parent.mkdir(parents=True, exist_ok=True)
     credentials.write_text(
@@ -351,9 +354,12 @@ def endpoint() -> Iterator[str]:
         yield server.stdout.readline().strip()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def s3(endpoint: str) -> Iterator[Any]:
-    """A client of the S3 server, which holds the documentation's buckets."""
+    """A client of the S3 server, which holds the documentation's buckets, empty."""
+    reset = urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")
+    with urllib.request.urlopen(reset):
+        pass
     client = boto3.client(
         "s3",
         endpoint_url=endpoint,

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from aiolit import StreamingDataset, TokensLoader, optimize
+from aiolit import StreamingDataset, optimize
 from tokenizer import Tokenizer
 
 
@@ -28,4 +28,4 @@ outputs = optimize(
     output_dir="./starcoderdata",
     chunk_size=(2049 * 8012),  # Number of tokens to store by chunks
 )
-print(len(StreamingDataset("./starcoderdata", item_loader=TokensLoader(block_size=16))))
+print(len(StreamingDataset("./starcoderdata")))
