@@ -30,6 +30,10 @@ class Graph:
     kind: str
     fields: dict[Any, Any]
 
+    def to_mapping(self) -> dict[Any, Any]:
+        """Return ``fields``, by the name that LitData has for them."""
+        return self.fields
+
     def to_pyg(self) -> Any:
         """Return it as ``torch_geometric.data.Data`` or ``HeteroData``.
 

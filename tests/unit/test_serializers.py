@@ -33,6 +33,7 @@ from aiolit.errors import (
     UntrustedDataError,
 )
 from aiolit.format.dtypes import NUMPY_DTYPES
+from aiolit.format.graph_leaf import Graph
 from aiolit.format.optional import require
 from aiolit.format.serializers import (
     BytesSerializer,
@@ -654,6 +655,14 @@ def test_wrappers_of_litdata_are_undone_without_importing_it() -> None:
     assert decode("pickle", wrapped) == [1]
     identity = b"\x80\x04\x8c\x1clitdata.utilities.hf_dataset\x8c\x09_identity\x93K\x07\x85R."
     assert decode("pickle", identity) == 7
+    for data, fields in ((b"}\x8c\x01nK\x02s", {"n": 2}), (b"K\x02", {"data": 2}), (b"N", {})):
+        graph = decode(
+            "graph:pickle",
+            b"\x80\x04\x8c\x0dlitdata.types\x8c\x05Graph\x93)\x81}"
+            b"(\x8c\x01x]\x8c\x01yN\x8c\x04data" + data + b"ub.",
+        )
+        assert graph == Graph("data", {**fields, "x": []})
+        assert graph.to_mapping() == graph.fields
     assert decode("pickle", pickle.dumps(("litdata", {1}))) == ("litdata", {1})
     other = b"\x80\x04\x8c\x08builtins\x8c\x03set\x93)R\x8c\x07litdata\x86."
     assert decode("pickle", other) == (set(), "litdata")

@@ -14,14 +14,9 @@ from typing import Any
 import numpy as np
 
 from aiolit.errors import ChunkFormatError, SchemaError, UntrustedDataError
+from aiolit.format.graph_leaf import Graph
 from aiolit.format.leaf_types import describe
 from aiolit.format.serializers.base import Decode, LeafEncoder, LeafKind
-
-# LitData may have stored a value in wrappers of its own; they are undone without importing it.
-_LITDATA_WRAPPERS = {
-    ("litdata.streaming.serializers", "JsonLeaf"),
-    ("litdata.utilities.hf_dataset", "_identity"),
-}
 
 # What pickles of plain containers, numbers and texts are made of: nothing here looks up a name or
 # calls anything.
@@ -104,7 +99,7 @@ def load_pickle(data: memoryview) -> Any:
         value = _Unwrapping(io.BytesIO(raw)).load() if b"litdata" in raw else pickle.loads(raw)
     except (pickle.UnpicklingError, EOFError) as exc:
         raise ChunkFormatError(f"a pickled leaf cannot be loaded: {exc}") from exc
-    return value.value if type(value) is _Wrapped else value
+    return value.unwrap() if isinstance(value, _Wrapper) else value
 
 
 def load_plain_pickle(data: memoryview) -> Any:
@@ -128,20 +123,33 @@ def load_plain_pickle(data: memoryview) -> Any:
         raise ChunkFormatError(f"a pickled part cannot be loaded: {exc}") from exc
 
 
-class _Wrapped:
-    """Takes the place of LitData's JsonLeaf, which has one attribute."""
+class _Wrapper:
+    """Takes the place of one of LitData's own classes around a value, and keeps its state."""
 
-    __slots__ = ("value",)
+    def unwrap(self) -> Any:
+        return vars(self)["value"]
 
-    value: Any
+
+class _GraphWrapper(_Wrapper):
+    def unwrap(self) -> Graph:
+        state = {name: value for name, value in vars(self).items() if value is not None}
+        inner = state.pop("data", {})
+        return Graph("data", {**(inner if isinstance(inner, dict) else {"data": inner}), **state})
 
 
 def _identity(value: Any) -> Any:
     return value
 
 
+# What LitData may have put around a value; undone without importing it.
+_LITDATA_WRAPPERS: dict[tuple[str, str], Any] = {
+    ("litdata.streaming.serializers", "JsonLeaf"): _Wrapper,
+    ("litdata.types", "Graph"): _GraphWrapper,
+    ("litdata.utilities.hf_dataset", "_identity"): _identity,
+}
+
+
 class _Unwrapping(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _LITDATA_WRAPPERS:
-            return super().find_class(module, name)
-        return _Wrapped if name == "JsonLeaf" else _identity
+        wrapper = _LITDATA_WRAPPERS.get((module, name))
+        return super().find_class(module, name) if wrapper is None else wrapper
