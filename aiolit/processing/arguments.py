@@ -1,0 +1,213 @@
+"""The arguments of `optimize`, gathered in one value and checked before any work starts."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiolit.errors import ConfigError
+from aiolit.format.encryption import Encryption
+from aiolit.format.loader import ItemLoader, PyTreeLoader, TokensLoader
+from aiolit.format.serializers import Serializer
+from aiolit.options import (
+    Compression,
+    OutputOptions,
+    WorkOptions,
+    choose_num_workers,
+    parse_compression,
+    parse_fast_dev_run,
+    parse_limits,
+    parse_mode,
+    parse_on_error,
+    parse_output,
+    parse_start_method,
+    positive,
+)
+from aiolit.processing.writer import Layout
+
+__all__ = ["OptimizeArguments", "check_function", "check_timeout", "usable_cpus"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizeArguments:
+    """What the user passed; `optimize` says what each means."""
+
+    fn: Callable[..., Any]
+    inputs: Any
+    output_dir: Any
+    queue: Any
+    input_dir: Any
+    weights: Any
+    chunk_size: int | None
+    chunk_bytes: int | str | None
+    align_chunking: bool
+    compression: str | None
+    compression_level: str | None
+    compression_batch_size: int | None
+    encryption: Encryption | None
+    num_workers: int | None
+    fast_dev_run: bool | int
+    num_nodes: int | None
+    machine: Any
+    num_downloaders: int | None
+    num_uploaders: int | None
+    reorder_files: bool
+    reader: Any
+    batch_size: int | None
+    mode: str | None
+    use_checkpoint: bool
+    item_loader: ItemLoader | None
+    start_method: str | None
+    storage_options: Mapping[str, Any] | None
+    session_options: Mapping[str, Any] | None
+    keep_data_ordered: bool | None
+    verbose: bool
+    serializers: Mapping[str, Serializer] | None
+    on_error: Any
+    max_retries: int
+    concurrency: int
+    timeout: float | None
+
+    def check(self) -> None:
+        """Check what is checked nowhere else.
+
+        Raises:
+            ConfigError: An argument cannot work; the message is one sentence that says why.
+        """
+        check_function(self.fn, "fn", 1)
+        if (self.inputs is None) == (self.queue is None):
+            raise ConfigError("pass either inputs or queue: exactly one of them is needed")
+        check_nodes(self.num_nodes, self.machine)
+        parse_start_method(self.start_method)
+        if self.batch_size is not None:
+            positive(self.batch_size, name="batch_size")
+        if self.num_downloaders is not None:
+            positive(self.num_downloaders, name="num_downloaders")
+        for name, serializer in (self.serializers or {}).items():
+            check_serializer(name, serializer)
+
+    def layout(self) -> Layout:
+        """Return how samples become chunks."""
+        limits = parse_limits(self.chunk_size, self.chunk_bytes)
+        compression = parse_compression(
+            self.compression, self.compression_level, self.compression_batch_size
+        )
+        loader = PyTreeLoader() if self.item_loader is None else self.item_loader
+        if not isinstance(loader, ItemLoader):
+            raise ConfigError(f"item_loader must be an item loader object, not {loader!r}")
+        if self.encryption is not None and not isinstance(self.encryption, Encryption):
+            raise ConfigError(f"encryption must be an Encryption object, not {self.encryption!r}")
+        _check_frames(compression, self.encryption, loader)
+        return Layout(
+            limits=limits, loader=loader, compression=compression, encryption=self.encryption
+        )
+
+    def output(self) -> OutputOptions:
+        """Return where the data set goes."""
+        mode = parse_mode(self.mode)
+        uploaders = 4 if self.num_uploaders is None else self.num_uploaders
+        return OutputOptions(
+            url=parse_output(self.output_dir),
+            mode=mode,
+            use_checkpoint=bool(self.use_checkpoint),
+            num_uploaders=positive(uploaders, name="num_uploaders"),
+            storage_options=self.storage_options,
+            session_options=self.session_options,
+        )
+
+    def work(self) -> WorkOptions:
+        """Return how the inputs are worked on."""
+        return WorkOptions(
+            num_workers=choose_num_workers(self.num_workers, cpus=usable_cpus()),
+            ordered=self.keep_data_ordered is not False,
+            concurrency=positive(self.concurrency, name="concurrency"),
+            max_retries=positive(self.max_retries, name="max_retries", least=0),
+            on_error=parse_on_error(self.on_error),
+            timeout_s=check_timeout(self.timeout),
+            verbose=bool(self.verbose),
+        )
+
+    def limit(self) -> int | None:
+        """Return how many inputs are taken, or None for all."""
+        return parse_fast_dev_run(self.fast_dev_run)
+
+
+def check_function(fn: object, name: str, num_arguments: int) -> None:
+    """Refuse what cannot be called with so many arguments.
+
+    Raises:
+        ConfigError: It is not callable, or takes another number of arguments.
+    """
+    if not callable(fn):
+        raise ConfigError(f"{name} must be a function or a callable object, not {fn!r}")
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):
+        return  # some builtins do not say
+    try:
+        signature.bind(*[None] * num_arguments)
+    except TypeError as error:
+        arguments = "one argument" if num_arguments == 1 else f"{num_arguments} arguments"
+        raise ConfigError(
+            f"{name} is called with {arguments}, but its signature is {signature}: {error}"
+        ) from error
+
+
+def check_nodes(num_nodes: object, machine: object) -> None:
+    """Refuse several machines.
+
+    Raises:
+        ConfigError: ``num_nodes`` is more than one, or a machine is named.
+    """
+    if num_nodes is not None and positive(num_nodes, name="num_nodes") > 1:
+        raise ConfigError(f"num_nodes={num_nodes}: this version of aiolit writes from one machine")
+    if machine is not None:
+        raise ConfigError(f"machine={machine!r}: this version of aiolit starts no machines")
+
+
+def check_serializer(name: object, serializer: object) -> None:
+    """Refuse what is no serializer.
+
+    Raises:
+        ConfigError: A method is missing, or the name is no text.
+    """
+    methods = ("can_serialize", "serialize", "deserialize")
+    if not isinstance(name, str) or not all(
+        callable(getattr(serializer, m, None)) for m in methods
+    ):
+        raise ConfigError(
+            f"serializers[{name!r}] must map a name to an object with the methods "
+            f"{', '.join(methods)}, not {serializer!r}"
+        )
+
+
+def check_timeout(timeout: object) -> float | None:
+    """Return ``timeout`` in seconds.
+
+    Raises:
+        ConfigError: It is not a positive number.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
+        raise ConfigError(f"timeout must be a positive number of seconds, not {timeout!r}")
+    return float(timeout)
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _check_frames(
+    compression: Compression, encryption: Encryption | None, loader: ItemLoader
+) -> None:
+    if compression.granularity != "batch":
+        return
+    if encryption is not None or isinstance(loader, TokensLoader):
+        raise ConfigError("compression_level='batch' goes with neither encryption nor tokens")

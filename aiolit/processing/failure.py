@@ -1,0 +1,49 @@
+"""Exceptions of the user's function, carried from a worker to the caller."""
+
+from __future__ import annotations
+
+import reprlib
+
+from aiolit.errors import OptimizeError
+from aiolit.processing.protocol import Failure
+from aiolit.runtime.remote_error import RemoteError
+
+__all__ = ["FunctionFailedError", "describe", "restore", "show"]
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 160
+
+
+class FunctionFailedError(Exception):
+    """Carries the user's exception through our coroutines, which cannot raise every kind."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def show(value: object) -> str:
+    """Return a short repr, also of objects whose repr fails."""
+    return _REPR.repr(value)
+
+
+def describe(run: int, index: int, shown: str, error: BaseException) -> Failure:
+    """Pack an exception for the way to the parent."""
+    return Failure(run, index, shown, RemoteError.pack(error))
+
+
+def restore(failure: Failure) -> Exception:
+    """Return the exception to raise in the caller.
+
+    It is of the original type where that can be pickled. Notes name the input and show the
+    traceback in the worker.
+    """
+    error = failure.error.unpack("a worker process")
+    if not isinstance(error, Exception):
+        # SystemExit and the like must not end the caller's program.
+        stand_in = OptimizeError(f"the function raised {failure.error.summary}")
+        stand_in.__cause__ = error
+        error = stand_in
+    if failure.index >= 0:
+        error.add_note(f"while working on input {failure.index}: {failure.shown}")
+    return error

@@ -1,0 +1,212 @@
+"""`optimize`, for callers without an event loop of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiolit.format.encryption import Encryption
+from aiolit.format.loader import ItemLoader
+from aiolit.format.serializers import Serializer
+from aiolit.processing.arguments import OptimizeArguments
+from aiolit.processing.failure import FunctionFailedError
+from aiolit.processing.input_kinds import Pulled
+from aiolit.processing.job import OptimizeJob, run_optimize
+from aiolit.processing.planning import plan_optimize
+from aiolit.processing.sources import FeedSource
+from aiolit.processing.summary import Summary
+from aiolit.runtime.groups import single_error
+from aiolit.runtime.portal import portal
+
+__all__ = ["optimize"]
+
+Outcome = tuple[Summary, tuple[str, ...]]
+
+
+def optimize(
+    fn: Callable[[Any], Any],
+    inputs: Any = None,
+    output_dir: Any = "optimized_data",
+    queue: Any = None,
+    input_dir: Any = None,
+    weights: list[int] | None = None,
+    chunk_size: int | None = None,
+    chunk_bytes: int | str | None = None,
+    align_chunking: bool = False,
+    compression: str | None = None,
+    compression_level: str | None = None,
+    compression_batch_size: int | None = None,
+    encryption: Encryption | None = None,
+    num_workers: int | None = None,
+    fast_dev_run: bool | int = False,
+    num_nodes: int | None = None,
+    machine: Any = None,
+    num_downloaders: int | None = None,
+    num_uploaders: int | None = None,
+    reorder_files: bool = True,
+    reader: Any = None,
+    batch_size: int | None = None,
+    mode: str | None = None,
+    use_checkpoint: bool = False,
+    item_loader: ItemLoader | None = None,
+    start_method: str | None = None,
+    optimize_dns: bool | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    keep_data_ordered: bool | None = True,
+    verbose: bool = True,
+    *,
+    serializers: Mapping[str, Serializer] | None = None,
+    on_error: Any = "raise",
+    max_retries: int = 0,
+    concurrency: int = 64,
+    timeout: float | None = None,
+    session_options: Mapping[str, Any] | None = None,
+) -> Summary:
+    """Run ``fn`` on every input in worker processes and write what it returns as a data set.
+
+    The data set is the same, byte for byte, for any number of workers. ``index.json`` is written
+    last: it exists if and only if the data set is complete.
+
+    Args:
+        fn: Gets one input and returns one sample, or yields any number of them. Returning None or
+            yielding nothing drops the input. A function, partial, callable object, generator,
+            ``async def`` or async generator; it is sent to fresh interpreters by cloudpickle, so
+            it may live in an unguarded script, a notebook or a closure.
+        inputs: A list, any iterable or iterator, an async iterable, a data loader, or a queue.
+        output_dir: A folder, an ``s3://`` URL, or a ``Dir``.
+        queue: A ``multiprocessing.Queue`` to read inputs from until `ALL_DONE` comes, once.
+        input_dir: Where the files named by the inputs lie; remote ones are downloaded ahead.
+        weights: How long each input takes, relative to the others; heavy ones travel alone.
+        chunk_size: Most samples in a chunk (tokens, with `TokensLoader`).
+        chunk_bytes: Most bytes of samples in a chunk: a number, ``"64MB"`` or ``"64MiB"``. Exactly
+            one of the two limits is needed.
+        align_chunking: Accepted; chunks are always cut as one worker would cut them.
+        compression: ``"zstd"`` or ``"zstd:1"`` to ``"zstd:22"``.
+        compression_level: None compresses whole chunks, which every LitData reads; ``"batch"``
+            makes frames of samples that can be read alone (LitData 0.2.74 and later).
+        compression_batch_size: Samples in a frame, by default 256.
+        encryption: Encrypts every sample, or every chunk.
+        num_workers: Worker processes; by default one for every usable CPU.
+        fast_dev_run: True takes the first 10 inputs only, a number as many.
+        num_nodes: 1 or None.
+        machine: None.
+        num_downloaders: Files of ``input_dir`` downloaded at once.
+        num_uploaders: Chunks stored at once, about.
+        reorder_files: Accepted; inputs are handed to whichever worker is free.
+        reader: An object with ``remap_items(items, num_workers)`` and ``read(item)``.
+        batch_size: ``fn`` gets lists of so many inputs.
+        mode: What to do with a data set that is there: None refuses, ``"append"`` adds to it,
+            ``"overwrite"`` replaces it once the new one is complete.
+        use_checkpoint: Keep a record of finished chunks, so that the same call after a crash goes
+            on where it stopped. ``fn`` should give the same samples again for the same input.
+        item_loader: The layout of samples, by default ``PyTreeLoader()``.
+        start_method: Accepted; workers are fresh interpreters.
+        optimize_dns: Accepted; names are resolved by the system.
+        storage_options: Options of the store's client.
+        keep_data_ordered: Whether samples lie in the order of the inputs. False writes them as
+            they come.
+        verbose: Whether a progress bar is shown.
+        serializers: Serializers of your own by name, tried before the built-in ones.
+        on_error: What an exception in ``fn`` does: ``"raise"`` ends the job, ``"skip"`` goes on
+            without the input, a function ``(index, input, exception)`` is called and may raise.
+        max_retries: How often an input is given to a fresh worker after its worker died.
+        concurrency: Items each worker keeps in flight when ``fn`` is async.
+        timeout: Longest silence of the source of inputs in seconds; None waits for ever.
+        session_options: Options of the store's session.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ConfigError: An argument cannot work, or there is a data set already. Nothing was done.
+        Exception: What ``fn`` raised, with notes that name the input and show the traceback.
+        SchemaError: A sample does not have the leaves of the first one.
+        WorkerDiedError: A worker was killed; names the inputs it had not finished.
+        ProducerError: The source of inputs ended, or was silent too long.
+        StoreError: A chunk could not be stored.
+
+    A failure and Ctrl-C leave no process, no index and no chunk of this call behind; with
+    ``use_checkpoint`` the finished chunks stay for the next attempt.
+    """
+    arguments = OptimizeArguments(
+        fn=fn,
+        inputs=inputs,
+        output_dir=output_dir,
+        queue=queue,
+        input_dir=input_dir,
+        weights=weights,
+        chunk_size=chunk_size,
+        chunk_bytes=chunk_bytes,
+        align_chunking=align_chunking,
+        compression=compression,
+        compression_level=compression_level,
+        compression_batch_size=compression_batch_size,
+        encryption=encryption,
+        num_workers=num_workers,
+        fast_dev_run=fast_dev_run,
+        num_nodes=num_nodes,
+        machine=machine,
+        num_downloaders=num_downloaders,
+        num_uploaders=num_uploaders,
+        reorder_files=reorder_files,
+        reader=reader,
+        batch_size=batch_size,
+        mode=mode,
+        use_checkpoint=use_checkpoint,
+        item_loader=item_loader,
+        start_method=start_method,
+        storage_options=storage_options,
+        session_options=session_options,
+        keep_data_ordered=keep_data_ordered,
+        verbose=verbose,
+        serializers=serializers,
+        on_error=on_error,
+        max_retries=max_retries,
+        concurrency=concurrency,
+        timeout=timeout,
+    )
+    plan = plan_optimize(arguments, on_loop=False)
+    try:
+        if plan.pulled is None or plan.feed is None:
+            summary, pickled = portal().call(run_optimize, plan.job)
+        else:
+            summary, pickled = _run_fed(plan.job, plan.feed, plan.pulled)
+    except FunctionFailedError as failure:
+        # Raised here, so that the caller sees it as if it had called fn itself.
+        raise failure.error from failure.error.__cause__
+    if pickled:
+        warnings.warn(pickle_warning(pickled), stacklevel=2)
+    return summary
+
+
+def pickle_warning(leaves: tuple[str, ...]) -> str:
+    """Return the sentence about leaves that only pickle can store."""
+    names = ", ".join(repr(leaf) if leaf else "the sample" for leaf in leaves)
+    return (
+        f"stored by pickle: {names}. Reading them from a URL needs allow_pickle=True, and no other "
+        "language can; numbers, text, bytes, arrays, tensors and images need no pickle"
+    )
+
+
+def _run_fed(job: OptimizeJob, feed: FeedSource, pulled: Pulled) -> Outcome:
+    """Run a job whose inputs are pulled in this thread.
+
+    The user's iterator may be tied to the thread that made it, and Ctrl-C must reach it.
+    """
+    gate = portal()
+    with gate.wrap_async_context_manager(_running(job)) as task:
+        for block in pulled:
+            if not gate.call(feed.put, block):
+                break
+        gate.call(feed.end)
+    return task.result()
+
+
+@asynccontextmanager
+async def _running(job: OptimizeJob) -> AsyncIterator[asyncio.Task[Outcome]]:
+    with single_error():
+        async with asyncio.TaskGroup() as group:
+            yield group.create_task(run_optimize(job))

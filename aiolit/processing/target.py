@@ -1,0 +1,254 @@
+"""Where a data set is written: what lies there already, and the one commit at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Coroutine, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from aiolit.errors import (
+    ConfigError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    OptimizeError,
+    SchemaError,
+)
+from aiolit.format.dataset_info import ChunkInfo, DatasetConfig, Index, loader_name
+from aiolit.format.index import dump_index, parse_index
+from aiolit.format.tree import TreeSpec
+from aiolit.options import Mode
+from aiolit.processing.journal import FOLDER, Covered, Progress, Record, record_key
+from aiolit.processing.protocol import Schema
+from aiolit.store.base import Store
+
+__all__ = ["INDEX_KEY", "Target", "check_same_schema", "read_index"]
+
+INDEX_KEY = "index.json"
+_NUMBER = re.compile(r"chunk-0-(\d+)\b.*\.bin")
+_LOG = logging.getLogger("aiolit")
+
+
+async def read_index(store: Store) -> Index | None:
+    """Return the index of the data set in ``store``, or None where there is none."""
+    try:
+        data = await store.get(INDEX_KEY)
+    except ObjectNotFoundError:
+        return None
+    return parse_index(data, source=store.object_url(INDEX_KEY))
+
+
+def check_same_schema(expected: Schema, found: Schema, *, before: str, now: str) -> None:
+    """Compare the samples' trees of two sources.
+
+    Raises:
+        SchemaError: They differ; the message names the first leaf that does.
+    """
+    if expected == found:
+        return
+    old = TreeSpec.from_json(expected.data_spec, source=before)
+    new = TreeSpec.from_json(found.data_spec, source=now)
+    old_leaves = dict(zip(old.leaf_paths(), expected.data_format, strict=True))
+    new_leaves = dict(zip(new.leaf_paths(), found.data_format, strict=True))
+    for path in [*old_leaves, *new_leaves]:
+        was, is_ = old_leaves.get(path), new_leaves.get(path)
+        if was != is_:
+            raise SchemaError(
+                f"leaf {path or 'of the sample'!r} is {_leaf(was)} in {before} but "
+                f"{_leaf(is_)} in {now}; every sample of a data set has the same leaves"
+            )
+    raise SchemaError(
+        f"the samples of {before} and of {now} have the same leaves in different containers or "
+        f"in another order: {expected.data_spec} and {found.data_spec}"
+    )
+
+
+def _leaf(name: str | None) -> str:
+    return "missing" if name is None else repr(name)
+
+
+@dataclass(slots=True)
+class Target:
+    """A data set that is being written.
+
+    Attributes:
+        store: The folder.
+        config: What holds for all its chunks; the schema comes with the first sample.
+        mode: What may be there already.
+        old: The index that is there, or None.
+        first_number: The number of the first chunk that this job writes.
+        chunks: The chunks of this job, by position.
+        schema: The tree of the samples, once known.
+        journal: Whether a record is kept of every chunk.
+    """
+
+    store: Store
+    config: DatasetConfig
+    mode: Mode | None
+    old: Index | None = None
+    first_number: int = 0
+    journal: bool = False
+    schema: Schema | None = None
+    schema_source: str = "the first sample"
+    chunks: dict[int, ChunkInfo] = field(default_factory=dict)
+
+    async def prepare(self) -> None:
+        """Look at what is there.
+
+        Raises:
+            ConfigError: A data set is there and ``mode`` is None, or its options differ from the
+                ones given and ``mode`` is ``"append"``.
+        """
+        self.old = await read_index(self.store)
+        if self.old is None:
+            return
+        if self.mode is None:
+            raise ConfigError(
+                f"{self.store.url} holds a data set already; choose another output_dir, or "
+                "mode='append' to add to it or mode='overwrite' to replace it"
+            )
+        numbers = [int(match[1]) for chunk in self.old.chunks if (match := _match(chunk))]
+        self.first_number = max(numbers, default=-1) + 1
+        if self.mode == "append" and self.old.chunks:
+            self._check_append(self.old.config)
+
+    def _check_append(self, old: DatasetConfig) -> None:
+        new = self.config
+        for name, was, wanted in (
+            ("item_loader", loader_name(old), loader_name(new)),
+            ("compression", old.compression, new.compression),
+            ("compression_level", old.compression_level, new.compression_level),
+            ("encryption", old.encryption, new.encryption),
+        ):
+            if was != wanted:
+                raise ConfigError(
+                    f"cannot append to {self.store.url}: it has {name}={was!r}, not {wanted!r}"
+                )
+        if old.data_spec is not None:
+            self.schema = Schema(old.data_format, old.data_spec)
+            self.schema_source = "the data set there"
+
+    def agree(self, schema: Schema, *, source: str) -> None:
+        """Take the schema of a worker; the first one counts.
+
+        Raises:
+            SchemaError: It differs from the first one.
+        """
+        if self.schema is None:
+            self.schema, self.schema_source = schema, source
+        elif schema is not self.schema:
+            check_same_schema(self.schema, schema, before=self.schema_source, now=source)
+
+    async def load_progress(self) -> Progress:
+        """Return what earlier attempts have finished, and delete records that follow a gap."""
+        records: list[Record] = []
+        async for info in self.store.list(f"{FOLDER}/chunk-"):
+            data = await self.store.get(info.key)
+            records.append(Record.parse(data, source=self.store.object_url(info.key)))
+        progress = Progress.of(records)
+        for record in records[len(progress.records) :]:
+            await self.store.delete(record_key(record.number))
+        for record in progress.records:
+            self.chunks[record.number] = ChunkInfo(**record.chunk)
+            if record.data_spec is not None:
+                schema = Schema(record.data_format, record.data_spec)
+                self.agree(schema, source="the interrupted job")
+        return progress
+
+    async def stored(self, position: int, chunk: ChunkInfo, covered: Covered) -> None:
+        """Take note of a chunk that is in place."""
+        if self.journal:
+            schema = self.schema
+            record = Record(
+                number=position,
+                chunk=asdict(chunk),
+                data_format=schema.data_format if schema else (),
+                data_spec=schema.data_spec if schema else None,
+                covered=covered,
+            )
+            await self.store.put(record_key(position), record.dump())
+        self.chunks[position] = chunk
+
+    def index(self, *, updated_at: str) -> Index:
+        """Return the index of the finished data set."""
+        chunks = tuple(self.chunks[position] for position in sorted(self.chunks))
+        if self.old is not None and self.mode == "append" and self.old.chunks:
+            return replace(self.old, chunks=(*self.old.chunks, *chunks), updated_at=updated_at)
+        config = self.config
+        if self.schema is not None:
+            config = replace(
+                config,
+                data_format=self.schema.data_format,
+                data_spec=self.schema.data_spec,
+            )
+        return Index(chunks=chunks, config=config, updated_at=updated_at)
+
+    async def commit(self, index: Index, written: Iterable[str]) -> None:
+        """Write ``index.json``; from then on the data set is complete.
+
+        A failure or a cancellation leaves either the whole data set or none of it: it is looked
+        whether the index arrived before anything is removed.
+        """
+        data = dump_index(index)
+        try:
+            await finish(self.store.put(INDEX_KEY, data, if_absent=self.old is None))
+        except ObjectExistsError as error:
+            raise OptimizeError(
+                f"another job wrote a data set to {self.store.url} in the meantime"
+            ) from error
+        except BaseException:
+            if not await self._holds(data):
+                await self.discard(written)
+            raise
+
+    async def _holds(self, data: bytes) -> bool:
+        try:
+            return await self.store.get(INDEX_KEY) == data
+        except ObjectNotFoundError:
+            return False
+        except OSError:
+            return True  # nobody knows, so nothing may be removed
+
+    async def tidy(self, index: Index) -> None:
+        """Remove records, and the chunks that were replaced; the data set is complete already."""
+        wanted = {chunk.filename for chunk in index.chunks}
+        old = self.old.chunks if self.old is not None else ()
+        unwanted = [chunk.filename for chunk in old if chunk.filename not in wanted]
+        await self._delete([*unwanted, *await self._journal_keys()])
+
+    async def _journal_keys(self) -> list[str]:
+        if not self.journal:
+            return []
+        return [info.key async for info in self.store.list(f"{FOLDER}/")]
+
+    async def discard(self, written: Iterable[str]) -> None:
+        """Remove the chunks of a job that failed; one that keeps a journal keeps them."""
+        if not self.journal:
+            await self._delete(written)
+
+    async def _delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            try:
+                await self.store.delete(key)
+            except OSError as error:
+                _LOG.warning("could not delete %s: %s", self.store.object_url(key), error)
+
+
+def _match(chunk: ChunkInfo) -> re.Match[str] | None:
+    return _NUMBER.fullmatch(chunk.filename)
+
+
+async def finish(work: Coroutine[Any, Any, None]) -> None:
+    """Await ``work`` to its end; a cancellation is passed on only then."""
+    task = asyncio.get_running_loop().create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled

@@ -1,0 +1,221 @@
+"""The data set being written: encoded samples in, chunks out, one index at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aiolit.errors import OptimizeError
+from aiolit.format.builder import (
+    ChunkBuilder,
+    PackedChunk,
+    SealedChunk,
+    chunk_filename,
+    pack_chunk,
+)
+from aiolit.format.dataset_info import ChunkInfo, DatasetConfig, EncryptionInfo
+from aiolit.format.encryption import Encryption
+from aiolit.format.framed import DEFAULT_BATCH
+from aiolit.format.loader import ItemLoader, TokensLoader
+from aiolit.options import ChunkLimits, Compression, OutputOptions
+from aiolit.processing.journal import Covered, Ledger, Progress
+from aiolit.processing.target import Target
+from aiolit.runtime.budget import ByteBudget
+from aiolit.runtime.groups import single_error
+from aiolit.store.connect import open_store
+from aiolit.store.threads import run_in_thread
+
+__all__ = ["DatasetWriter", "Layout", "open_writer"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How samples become chunks."""
+
+    limits: ChunkLimits
+    loader: ItemLoader
+    compression: Compression
+    encryption: Encryption | None
+
+    def config(self) -> DatasetConfig:
+        """Return what the index says of all chunks, but for the schema."""
+        cipher = self.encryption
+        return DatasetConfig(
+            compression=self.compression.name,
+            compression_level=self.compression.granularity,
+            compression_batch_size=self.compression.batch_size,
+            item_loader=self.loader.name,
+            encryption=None
+            if cipher is None
+            else EncryptionInfo(algorithm=cipher.algorithm, level=cipher.level),
+            chunk_size=self.limits.chunk_size,
+            chunk_bytes=self.limits.chunk_bytes,
+        )
+
+
+@dataclass(slots=True)
+class Written:
+    """What has been written so far; plain counts."""
+
+    samples: int = 0
+    chunks: int = 0
+    nbytes: int = 0
+
+
+class DatasetWriter:
+    """Takes encoded samples in order, cuts them into chunks and stores those concurrently.
+
+    Made by `open_writer`. `add` waits while too many bytes are on their way to the store.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        target: Target,
+        budget: ByteBudget,
+        group: asyncio.TaskGroup,
+        progress: Progress | None,
+    ) -> None:
+        self._layout = layout
+        self.target = target
+        self._budget = budget
+        self._group = group
+        self.progress = progress
+        self._ledger = None if progress is None else Ledger(progress.partial)
+        self._position = len(target.chunks)
+        self._builder = ChunkBuilder(
+            chunk_bytes=layout.limits.chunk_bytes,
+            chunk_size=layout.limits.chunk_size,
+            counts_dim=isinstance(layout.loader, TokensLoader),
+        )
+        self.names: list[str] = []
+        self.written = Written()
+        for chunk in target.chunks.values():
+            self._count(chunk, chunk.nbytes)
+
+    async def add(
+        self,
+        sizes: NDArray[np.int64],
+        data: memoryview,
+        dims: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Take encoded samples: their sizes, and their bytes one after the other.
+
+        ``data`` is kept until its chunk is stored; nothing is copied.
+        """
+        for sealed in self._builder.extend(sizes, data, dims):
+            await self._store(sealed)
+
+    def trace(self, first: int, counts: Sequence[int], *, complete: bool) -> None:
+        """Say from which inputs the samples of the next `add` come; needed for a journal only."""
+        if self._ledger is not None:
+            self._ledger.add(first, counts, complete=complete)
+
+    async def flush(self) -> None:
+        """Store the samples that do not fill a chunk."""
+        if (sealed := self._builder.flush()) is not None:
+            await self._store(sealed)
+
+    async def _store(self, sealed: SealedChunk) -> None:
+        covered = self._ledger.seal(sealed.num_items) if self._ledger is not None else Covered()
+        position, self._position = self._position, self._position + 1
+        # Two copies at most: the samples, and what compression makes of them.
+        held = min(sealed.nbytes, self._budget.limit)
+        await self._budget.acquire(held)
+        self._group.create_task(self._upload(position, sealed, covered, held))
+
+    async def _upload(
+        self, position: int, sealed: SealedChunk, covered: Covered, held: int
+    ) -> None:
+        compression = self._layout.compression
+        try:
+            number = self.target.first_number + position
+            name = chunk_filename(0, number, compression.name, compression.granularity)
+            if compression.name is None and self._layout.encryption is None:
+                packed = self._pack(name, sealed)
+            else:
+                packed = await run_in_thread(self._pack, name, sealed)
+            self.names.append(name)
+            await self.target.store.put(name, packed.parts)
+            await self.target.stored(position, packed.info, covered)
+            self._count(packed.info, sum(len(part) for part in packed.parts))
+        finally:
+            self._budget.release(held)
+
+    def _pack(self, name: str, sealed: SealedChunk) -> PackedChunk:
+        compression = self._layout.compression
+        return pack_chunk(
+            sealed,
+            filename=name,
+            compression=compression.name,
+            compression_level=compression.granularity,
+            compression_batch_size=compression.batch_size or DEFAULT_BATCH,
+            encryption=self._layout.encryption,
+        )
+
+    def _count(self, chunk: ChunkInfo, stored_nbytes: int) -> None:
+        self.written.samples += chunk.num_items
+        self.written.chunks += 1
+        self.written.nbytes += stored_nbytes
+
+
+@asynccontextmanager
+async def open_writer(
+    layout: Layout,
+    output: OutputOptions,
+    *,
+    clock: Callable[[], float] = time.time,
+) -> AsyncIterator[DatasetWriter]:
+    """Open a data set for writing; leaving the block without an error commits it.
+
+    Args:
+        layout: How samples become chunks.
+        output: Where they go.
+        clock: Seconds since 1970, written into the index.
+
+    Raises:
+        ConfigError: A data set is there, and ``mode`` does not allow it or its options differ.
+        OptimizeError: The block ended without a single sample.
+        StoreError: A chunk or the index could not be stored.
+
+    Leaving by an error or a cancellation writes no index and removes the chunks of this job,
+    except where a journal is kept.
+    """
+    limit = _upload_budget(layout.limits, output.num_uploaders)
+    async with open_store(
+        output.url,
+        storage_options=output.storage_options,
+        session_options=output.session_options,
+    ) as store:
+        target = Target(store, layout.config(), output.mode, journal=output.use_checkpoint)
+        await target.prepare()
+        progress = await target.load_progress() if output.use_checkpoint else None
+        names: Iterable[str] = ()
+        try:
+            with single_error():
+                async with asyncio.TaskGroup() as group:
+                    budget = ByteBudget(limit, name="the upload budget")
+                    writer = DatasetWriter(layout, target, budget, group, progress)
+                    names = writer.names
+                    yield writer
+                    await writer.flush()
+            if not target.chunks and output.mode != "append":
+                raise OptimizeError(
+                    f"not a single sample came out, so no data set was written to {output.url}"
+                )
+        except BaseException:
+            await target.discard(names)
+            raise
+        index = target.index(updated_at=str(clock()))
+        await target.commit(index, names)
+        await target.tidy(index)
+
+
+def _upload_budget(limits: ChunkLimits, num_uploaders: int) -> int:
+    return max(64 << 20, num_uploaders * min(limits.chunk_bytes or 0, 256 << 20))
