@@ -37,7 +37,13 @@ def test_the_quick_start_trains_well_from_disk_and_s3_and_leaves_nothing(tmp_pat
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "examples" / "quickstart.py")],
         cwd=tmp_path,
-        env={**os.environ, "TMPDIR": str(temporary), "HOME": str(home)},
+        env={
+            **os.environ,
+            "TMPDIR": str(temporary),
+            "HOME": str(home),
+            # torch makes this folder when an optimizer is built, and leaves it.
+            "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "torch"),
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
