@@ -147,7 +147,7 @@ def _inflate_steps(data: memoryview, codec: str, source: str) -> Iterator[bytes]
                 raise ChunkFormatError(f"{source}: damaged {codec} data: {error}") from error
             pending = engine.unconsumed_tail if codec == "gz" else b""
             if not piece and not pending and not engine.eof:
-                return
+                raise ChunkFormatError(f"{source}: truncated {codec} data")
             yield piece
         rest = engine.unused_data
 

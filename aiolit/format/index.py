@@ -20,7 +20,7 @@ from aiolit.format.dataset_info import (
     stored_name,
     whole_file_codec,
 )
-from aiolit.format.fields import LARGEST, Fields, parse_object
+from aiolit.format.fields import LARGEST, Fields, name_problem, parse_object
 from aiolit.format.mds_index import adapt_mds_index
 
 __all__ = [
@@ -91,7 +91,7 @@ def parse_index(data: bytes, *, source: str) -> Index:
     return Index(
         chunks=tuple(_parse_chunk(fields, parquet=parquet) for fields in chunks),
         config=config,
-        updated_at=top.optional_text("updated_at"),
+        updated_at=_parse_updated_at(top),
         extra=top.rest(_TOP),
     )
 
@@ -115,6 +115,14 @@ def dump_index(index: Index) -> bytes:
     if index.updated_at is not None:
         top["updated_at"] = index.updated_at
     return json.dumps(top, sort_keys=True).encode("ascii")
+
+
+def _parse_updated_at(top: Fields) -> str | None:
+    text = top.optional_text("updated_at")
+    # Caches are wont to name a folder by it.
+    if text is not None and (name_problem(text) is not None or "/" in text):
+        top.refuse("updated_at", f"must be a time, not {text[:80]!r}")
+    return text
 
 
 def _parse_chunk(fields: Fields, *, parquet: bool) -> ChunkInfo:
