@@ -116,7 +116,7 @@ def test_received_buffers_are_writable_and_aligned(run: Run) -> None:
 
     async def main() -> None:
         async with WorkerProcess(echo) as worker:
-            await worker.send("arrays", [memoryview(array) for array in arrays])
+            await worker.send("arrays", [array.data for array in arrays])
             _, buffers = await worker.recv()
         for array, buffer in zip(arrays, buffers, strict=True):
             received = np.frombuffer(buffer, dtype=array.dtype)
