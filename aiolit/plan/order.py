@@ -1,35 +1,26 @@
 """The order of an epoch: who reads which sample when.
 
-The samples of an epoch lie in a *pool*. A ``Deal`` cuts the pool into ``C * W`` lanes, where ``W``
-is the number of workers of a rank and ``C`` the number of canonical nodes (by default the number of
+The samples of an epoch are a *deck*. A ``Deal`` cuts the deck into ``C * W`` lanes, where ``W`` is
+the number of workers of a rank and ``C`` the number of canonical nodes (by default the number of
 ranks). Batch ``t`` of a rank comes from worker ``t mod W``, because torch takes its workers in
 turn, and takes the same number of samples from every lane which that worker owns. Ranks go in step,
 so "``t`` batches were taken" says how far every lane of every rank has come. That is all a saved
 state needs, and what is left can be dealt again to another number of ranks and workers.
 
-Inside a lane, consecutive runs form windows, and a shuffled epoch permutes the samples of each
-window. Everything here is a function of its arguments; nothing depends on time, on files or on what
-a cache holds.
+What a deck is made of (a data set, a mixture, tuples of several) is not said here: only that it has
+a length, can be cut into lanes, and that what is left of the lanes is a deck again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from aiolit.errors import ConfigError
-from aiolit.plan.permute import permutation
-from aiolit.plan.runs import Ints, Runs
-
-# Unshuffled lanes are cut into windows of whole runs; tiny runs share one so that a data set of
-# single-sample runs does not pay for a window per sample.
-_PLAIN_WINDOW = 256
-
-# Which permutation a key belongs to, so that no two uses of one seed are correlated.
-_CHUNK_ORDER, _WINDOW_ORDER = 1, 2
+from aiolit.plan.runs import Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,140 +84,6 @@ class Deal:
         return -(-samples // self.ranks)
 
 
-@dataclass(frozen=True, slots=True)
-class OrderOptions:
-    """What fixes the order of an epoch besides the data set and the topology.
-
-    Attributes:
-        shuffle: Whether chunks, and samples inside windows, are permuted.
-        seed: The seed of all permutations.
-        window: Samples that are mixed with each other, the shuffle's radius.
-    """
-
-    shuffle: bool = False
-    seed: int = 42
-    window: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """The samples of one lane, and where its windows end."""
-
-    runs: Runs
-    bounds: tuple[int, ...]
-    words: tuple[int, ...]
-    shuffle: bool
-
-    def window(self, number: int) -> Runs:
-        """Return the runs of a window, in fetching order."""
-        return self.runs.slice(self.bounds[number], self.bounds[number + 1])
-
-    def order(self, number: int) -> Ints | None:
-        """Return the permutation of a window's samples; None is the order they lie in."""
-        if not self.shuffle:
-            return None
-        return permutation(self.bounds[number + 1] - self.bounds[number], *self.words, number)
-
-    def window_at(self, position: int) -> int:
-        """Return the number of the window that holds a position of the lane."""
-        return int(np.searchsorted(self.bounds, position, side="right")) - 1
-
-
-class Pool:
-    """Samples to deal: runs, some of them still to be worked out. Slices are exact."""
-
-    def __init__(self, parts: Sequence[Runs | _Rest]) -> None:
-        self._parts = parts
-        self._ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
-
-    def slice(self, lo: int, hi: int) -> Runs:
-        """Return the samples at positions ``[lo, hi)``."""
-        first = int(np.searchsorted(self._ends, lo, side="right"))
-        found = []
-        for number in range(first, len(self._parts)):
-            part, end = self._parts[number], int(self._ends[number])
-            begin = end - len(part)
-            if begin >= hi:
-                break
-            runs = part if isinstance(part, Runs) else part.runs
-            found.append(runs.slice(lo - begin, hi - begin))
-        return Runs.concat(found)
-
-
-@dataclass
-class _Rest:
-    """What is left of a window of which ``taken`` samples were read; worked out when needed."""
-
-    lane: Lane
-    number: int
-    taken: int
-
-    def __len__(self) -> int:
-        return self.lane.bounds[self.number + 1] - self.lane.bounds[self.number] - self.taken
-
-    @cached_property
-    def runs(self) -> Runs:
-        window, order = self.lane.window(self.number), self.lane.order(self.number)
-        if order is None:
-            return window.slice(self.taken, len(window))
-        run, sample = window.expand()
-        left = np.sort(order[self.taken :])
-        return Runs.of_samples(window.chunk[run[left]], sample[left])
-
-
-@dataclass
-class Dealt:
-    """A pool, cut into lanes."""
-
-    pool: Pool
-    deal: Deal
-    options: OrderOptions
-    words: tuple[int, ...]  # epoch and number of the deal within it: part of every key
-    lengths: Ints = field(init=False)
-    offsets: Ints = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.lengths = lane_lengths(len(self.pool), self.deal)
-        self.offsets = np.concatenate(([0], np.cumsum(self.lengths)))
-
-    @property
-    def num_batches(self) -> int:
-        return self.deal.num_batches(len(self.pool))
-
-    def lane(self, number: int) -> Lane:
-        """Return lane ``c * workers + w``: that of canonical node ``c`` and worker ``w``."""
-        runs = self.pool.slice(int(self.offsets[number]), int(self.offsets[number + 1]))
-        words = (_WINDOW_ORDER, self.options.seed, *self.words, number)
-        return Lane(runs, window_bounds(runs, self.options), words, self.options.shuffle)
-
-    def consumed(self, number: int, batches: int) -> int:
-        """Return how many samples of a lane have been read once ``batches`` were taken."""
-        turns = len(range(number % self.deal.workers, batches, self.deal.workers))
-        return min(turns * self.deal.share, int(self.lengths[number]))
-
-    def rest(self, batches: int) -> Pool:
-        """Return the pool of what is left once ``batches`` were taken, dropped samples included."""
-        if batches >= self.num_batches:
-            return Pool([])
-        parts: list[Runs | _Rest] = []
-        for number in range(len(self.lengths)):
-            taken = self.consumed(number, batches)
-            if taken >= self.lengths[number]:
-                continue
-            lane = self.lane(number)
-            window = lane.window_at(taken)
-            inside = taken - lane.bounds[window]
-            if inside:
-                parts.append(_Rest(lane, window, inside))
-                taken = lane.bounds[window + 1]
-            parts.append(lane.runs.slice(taken, len(lane.runs)))
-        parts.append(self.pool.slice(int(self.offsets[-1]), len(self.pool)))
-        return Pool(parts)
-
-
 def lane_lengths(samples: int, deal: Deal) -> Ints:
     """Return the length of each lane, in samples.
 
@@ -249,34 +106,6 @@ def lane_lengths(samples: int, deal: Deal) -> Ints:
     return lengths.reshape(-1)
 
 
-def window_bounds(runs: Runs, options: OrderOptions) -> tuple[int, ...]:
-    """Cut a lane into windows of about ``options.window`` samples.
-
-    Shuffled: a bound is moved to the end of a run where one is near, so that a chunk is mixed, and
-    kept, in one window. Not shuffled: a window is the next runs, whole.
-    """
-    total, bounds = len(runs), [0]
-    target = max(1, options.window if options.shuffle else min(options.window, _PLAIN_WINDOW))
-    while bounds[-1] < total:
-        wanted = min(bounds[-1] + target, total)
-        run = int(np.searchsorted(runs.ends, wanted))
-        if not options.shuffle:
-            bounds.append(int(runs.ends[run]))
-            continue
-        near = (int(end) for end in runs.ends[max(run - 1, 0) : run + 1])
-        fitting = [end for end in near if end > bounds[-1] and abs(end - wanted) <= target // 2]
-        bounds.append(min(fitting, key=lambda end: abs(end - wanted), default=wanted))
-    return tuple(bounds)
-
-
-def epoch_pool(segments: Runs, options: OrderOptions, epoch: int) -> Pool:
-    """Return the whole epoch's samples in the order in which they are dealt."""
-    if not options.shuffle:
-        return Pool([segments])
-    order = permutation(segments.num_runs, _CHUNK_ORDER, options.seed, epoch)
-    return Pool([segments.take(order)])
-
-
 @dataclass(frozen=True, slots=True)
 class Leg:
     """A part of an epoch that was read under one deal: ``batches`` of every rank were taken."""
@@ -285,46 +114,128 @@ class Leg:
     batches: int
 
 
+class Shares(Protocol):
+    """A deck, cut into lanes."""
+
+    def rest(self, consumed: Ints) -> Deck:
+        """Return what is left once so many samples of each lane were read."""
+
+
+class Deck(Protocol):
+    """Samples to deal."""
+
+    def __len__(self) -> int: ...
+
+    def deal(self, lengths: Ints, words: tuple[int, ...]) -> Shares:
+        """Cut into lanes of these lengths, in order; ``words`` go into every permutation's key."""
+
+
+AnyShares = TypeVar("AnyShares", bound=Shares, covariant=True)
+
+
+class DeckOf(Protocol[AnyShares]):
+    """A deck whose shares are of a certain kind."""
+
+    def __len__(self) -> int: ...
+
+    def deal(self, lengths: Ints, words: tuple[int, ...]) -> AnyShares: ...
+
+
+@dataclass
+class Dealt(Generic[AnyShares]):
+    """A deck of ``size`` samples, cut into lanes by a deal."""
+
+    shares: AnyShares
+    deal: Deal
+    size: int
+    lengths: Ints = field(repr=False)
+
+    @property
+    def num_batches(self) -> int:
+        return self.deal.num_batches(self.size)
+
+    def consumed(self, batches: int) -> Ints:
+        """Return how many samples of each lane have been read once ``batches`` were taken."""
+        workers = self.deal.workers
+        turns = np.array([len(range(worker, batches, workers)) for worker in range(workers)])
+        found: Ints = np.minimum(
+            np.tile(turns, self.deal.canonical) * self.deal.share, self.lengths
+        )
+        return found
+
+    def share_of(self, taken: int, rank: int, worker: int, own: int = 0) -> WorkerShare:
+        """Return what one worker of one rank reads from batch ``taken`` on.
+
+        Args:
+            taken: Batches every rank has been given.
+            rank: The rank.
+            worker: The worker as torch numbers it; it plays role ``(worker + taken) mod W``,
+                because torch begins again at worker 0.
+            own: Batches that this worker alone has yielded beyond ``taken``.
+        """
+        deal, turns = self.deal, range(taken + worker, self.num_batches, self.deal.workers)[own:]
+        role = (worker + taken) % deal.workers
+        nodes = range(rank, deal.canonical, deal.ranks)
+        lanes = [node * deal.workers + role for node in nodes]
+        done = self.consumed(taken)
+        skips = [min(int(done[lane]) + own * deal.share, int(self.lengths[lane])) for lane in lanes]
+        last = bool(turns) and turns[-1] == self.num_batches - 1
+        return WorkerShare(lanes, skips, turns, self._repeat(rank) if last else None)
+
+    def _repeat(self, rank: int) -> tuple[int, int] | None:
+        """Return the lane and position of the sample that a rank reads again to end level with
+        the others: with ``drop_last=False`` the last batch may not divide by the ranks. A rank that
+        is one short repeats a sample from the front of the deck, each rank another one."""
+        deal = self.deal
+        if deal.drop_last or not self.size:
+            return None
+        nodes = self.lengths.reshape(deal.canonical, deal.workers).sum(axis=1)
+        of_rank = nodes.reshape(-1, deal.ranks).sum(axis=0)
+        short = np.flatnonzero(of_rank < of_rank.max()).tolist()
+        if rank not in short:
+            return None
+        position = short.index(rank) % self.size
+        ends = np.cumsum(self.lengths)
+        lane = int(np.searchsorted(ends, position, side="right"))
+        return lane, position - int(ends[lane] - self.lengths[lane])
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerShare:
+    """What one worker reads.
+
+    Attributes:
+        lanes: The lanes it owns.
+        skips: How many samples of each were read before.
+        turns: The numbers of the batches it yields.
+        repeat: Lane and position of one more sample for its last batch, or None.
+    """
+
+    lanes: list[int]
+    skips: list[int]
+    turns: range
+    repeat: tuple[int, int] | None
+
+
 def deal_epoch(
-    segments: Runs, options: OrderOptions, epoch: int, legs: Sequence[Leg], now: Deal
-) -> tuple[Dealt, int]:
+    deck: DeckOf[AnyShares], epoch: int, legs: Sequence[Leg], now: Deal
+) -> tuple[Dealt[AnyShares], int]:
     """Deal an epoch that was read up to where ``legs`` tell, to the topology of ``now``.
 
     Returns:
         The deal to go on with, and how many of its batches are already taken. The lanes of the last
         leg are kept where ``now`` reads them in the same steps; else what is left is dealt anew.
     """
-    pool = epoch_pool(segments, options, epoch)
     for number, leg in enumerate(legs):
-        dealt = Dealt(pool, leg.deal, options, (epoch, number))
+        dealt = _cut(deck, leg.deal, (epoch, number))
+        if leg.batches >= dealt.num_batches:
+            return dealt, dealt.num_batches
         if number == len(legs) - 1 and leg.deal.same_lanes(now):
             return replace(dealt, deal=now), leg.batches
-        pool = dealt.rest(leg.batches)
-    return Dealt(pool, now, options, (epoch, len(legs))), 0
+        deck = dealt.shares.rest(dealt.consumed(leg.batches))  # type: ignore[assignment]
+    return _cut(deck, now, (epoch, len(legs))), 0
 
 
-def default_window(samples: Ints, nbytes: Ints, budget: int = 256 << 20) -> int:
-    """Return how many samples a shuffle window holds unless the user says: about eight chunks.
-
-    Fewer where eight are more than ``budget`` bytes, but never less than two chunks of mean size.
-    """
-    chunks, total = max(1, len(samples)), int(samples.sum())
-    per_chunk = max(1.0, total / chunks)
-    per_sample = max(1.0, float(nbytes.sum()) / max(1, total))
-    return max(1, round(max(min(8 * per_chunk, budget / per_sample), 2 * per_chunk)))
-
-
-def repeats(dealt: Dealt, rank: int) -> Ints:
-    """Return the pool positions that a rank reads again to end level with the others.
-
-    With ``drop_last=False`` the last global batch may not divide by the ranks; a rank that is one
-    short repeats a sample from the front of the pool, each rank another one.
-    """
-    deal, total = dealt.deal, len(dealt.pool)
-    if deal.drop_last or not total:
-        return np.zeros(0, np.int64)
-    nodes = dealt.lengths.reshape(deal.canonical, deal.workers).sum(axis=1)
-    of_rank = nodes.reshape(-1, deal.ranks).sum(axis=0)
-    short = np.flatnonzero(of_rank < of_rank.max())
-    place = np.flatnonzero(short == rank)
-    return place % total
+def _cut(deck: DeckOf[AnyShares], deal: Deal, words: tuple[int, ...]) -> Dealt[AnyShares]:
+    lengths = lane_lengths(len(deck), deal)
+    return Dealt(deck.deal(lengths, words), deal, len(deck), lengths)

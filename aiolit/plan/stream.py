@@ -1,122 +1,110 @@
-"""What one worker reads: its pieces in the order to fetch them, its batches in the order to yield.
+"""What is read of some lanes: pieces in the order to fetch them, samples in the order to yield.
 
-A *piece* is a run of one chunk within one window of one lane: the unit that is fetched, kept while
+A *piece* is what one window of one lane wants of one chunk: the unit that is fetched, kept while
 its window is read, and let go. Pieces are numbered in fetching order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from aiolit.plan.order import Dealt, Lane, repeats
+from aiolit.plan.lanes import Lane
 from aiolit.plan.runs import Ints, Runs
+
+# Fewer than one in so many samples of a range are wanted: they are fetched one by one.
+_SPARSE = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """Consecutive batches of one worker.
+class Piece:
+    """Samples of one chunk.
 
     Attributes:
-        piece: For each sample, the number of its piece; batch after batch.
-        sample: For each sample, its index in its chunk.
-        batches: How many batches these are.
-        ends: Where each batch ends in ``piece`` and ``sample``.
-        finished: Ranges of pieces that no later block needs.
+        chunk: The chunk.
+        start: The first sample that is wanted.
+        stop: One past the last sample that is wanted.
+        samples: The samples, where so few of those from ``start`` to ``stop`` are wanted that
+            they had better be fetched one by one; None is (nearly) all of them.
+        count: How many are wanted.
+    """
+
+    chunk: int
+    start: int
+    stop: int
+    samples: tuple[int, ...] | None
+    count: int
+
+    @property
+    def fetched(self) -> int:
+        """How many samples' bytes are fetched for it."""
+        return self.stop - self.start if self.samples is None else self.count
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Consecutive samples of a lane.
+
+    Attributes:
+        piece: For each, the number of its piece.
+        sample: For each, its index in its chunk.
+        finished: Ranges of pieces that are not read again.
     """
 
     piece: Ints
     sample: Ints
-    ends: Ints
-    finished: tuple[range, ...]
-
-    @property
-    def batches(self) -> int:
-        return len(self.ends)
+    finished: list[range]
 
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """A window of one of the worker's lanes, and the numbers its pieces have."""
+    """A window of one of the lanes, and the numbers its pieces have."""
 
     lane: int
     number: int
     skip: int
     runs: Runs
-    first_piece: int
+    piece: Ints  # of each run
 
 
-class WorkerStream:
-    """The share of one worker of one rank in a dealt epoch.
+class LaneStream:
+    """Lanes that are read side by side.
 
     Args:
-        dealt: The epoch's deal.
-        taken: Batches every rank has already been given.
-        rank: This rank.
-        worker: This worker, as torch numbers it; it plays role ``(worker + taken) mod W``.
-        own: Batches that this worker alone has yielded beyond ``taken``.
+        lanes: The lanes.
+        skips: How many samples of each were read before.
     """
 
-    def __init__(self, dealt: Dealt, taken: int, rank: int, worker: int, own: int = 0) -> None:
-        deal = dealt.deal
-        self._deal = deal
-        role = (worker + taken) % deal.workers
-        self._turns = range(taken + worker, dealt.num_batches, deal.workers)[own:]
-        numbers = [node * deal.workers + role for node in range(rank, deal.canonical, deal.ranks)]
-        self._lanes = [dealt.lane(number) for number in numbers]
-        self._skips = [dealt.consumed(number, taken) + own * deal.share for number in numbers]
-        self._skips = [
-            min(skip, len(lane.runs)) for skip, lane in zip(self._skips, self._lanes, strict=True)
-        ]
-        extra = repeats(dealt, rank)
-        has_last = bool(self._turns) and self._turns[-1] == dealt.num_batches - 1
-        if len(extra) and has_last:
-            self._append_repeats(dealt.pool.slice(0, len(dealt.pool)), extra)
-        self._last_is_short = has_last and self._left() < len(self._turns) * deal.batch_size
+    def __init__(self, lanes: Sequence[Lane], skips: Sequence[int]) -> None:
+        self._lanes, self._skips = lanes, skips
+        self.pieces: list[Piece] = []
         self._windows = self._plan_windows()
-        self.pieces = Runs.concat([window.runs for window in self._windows])
+        self._cursors = [
+            _Cursor(lane, [window for window in self._windows if window.lane == index])
+            for index, lane in enumerate(lanes)
+        ]
 
     @property
-    def num_batches(self) -> int:
-        """How many batches this worker yields."""
-        return len(self._turns)
+    def num_samples(self) -> int:
+        """How many samples are left to read, in all lanes together."""
+        return sum(cursor.left for cursor in self._cursors)
 
     @property
     def widest_window(self) -> int:
         """The most pieces that one window, in all lanes together, has."""
-        widest = max((window.runs.num_runs for window in self._windows), default=0)
-        return widest * len(self._lanes)
+        widest = (int(window.piece[-1] - window.piece[0]) + 1 for window in self._windows)
+        return max(widest, default=0) * len(self._lanes)
 
-    @property
-    def num_samples(self) -> int:
-        """How many samples this worker yields."""
-        return self._left()
+    def left(self, lane: int) -> int:
+        """How many samples of a lane are left to read."""
+        return self._cursors[lane].left
 
-    def blocks(self, samples: int = 4096) -> Iterator[Block]:
-        """Yield the worker's batches in order, several at a time.
-
-        Args:
-            samples: About how many samples a block should have; at least one batch is in it.
-        """
-        full = self.num_batches - self._last_is_short
-        step = max(1, samples // self._deal.batch_size)
-        cursors = self._cursors()
-        for first in range(0, full, step):
-            count = min(step, full - first)
-            yield _gather(cursors, [count * self._deal.share] * len(cursors), count)
-        if self._last_is_short:
-            yield _gather(cursors, [cursor.left for cursor in cursors], 1)
-
-    def _left(self) -> int:
-        lengths = (len(lane.runs) for lane in self._lanes)
-        return sum(length - skip for length, skip in zip(lengths, self._skips, strict=True))
-
-    def _append_repeats(self, pool: Runs, positions: Ints) -> None:
-        lane = self._lanes[-1]
-        runs = Runs.concat([lane.runs, Runs.of_samples(*pool.samples_at(positions))])
-        self._lanes[-1] = Lane(runs, (*lane.bounds, len(runs)), lane.words, lane.shuffle)
+    def take(self, lane: int, count: int) -> Taken:
+        """Return the next ``count`` samples of a lane, by its place in the list of lanes."""
+        return self._cursors[lane].take(count)
 
     def _plan_windows(self) -> list[_Window]:
         found = []
@@ -124,20 +112,17 @@ class WorkerStream:
             first = lane.window_at(skip) if skip < len(lane.runs) else len(lane.bounds) - 1
             for number in range(first, len(lane.bounds) - 1):
                 begun = max(0, skip - lane.bounds[number])
-                turn = max(0, lane.bounds[number] - skip) // self._deal.share
+                turn = max(0, lane.bounds[number] - skip)
                 found.append((turn, index, number, begun, lane.window(number)))
         found.sort(key=lambda entry: entry[:3])
-        windows, pieces = [], 0
+        windows = []
         for _, index, number, begun, runs in found:
-            windows.append(_Window(index, number, begun, runs, pieces))
-            pieces += runs.num_runs
+            edges = np.concatenate(([True], runs.chunk[1:] != runs.chunk[:-1]))
+            piece = np.cumsum(edges) - 1 + len(self.pieces)
+            windows.append(_Window(index, number, begun, runs, piece))
+            borders = [*np.flatnonzero(edges).tolist(), runs.num_runs]
+            self.pieces.extend(_piece(runs, lo, hi) for lo, hi in pairwise(borders))
         return windows
-
-    def _cursors(self) -> list[_Cursor]:
-        return [
-            _Cursor(lane, [window for window in self._windows if window.lane == index])
-            for index, lane in enumerate(self._lanes)
-        ]
 
 
 class _Cursor:
@@ -150,10 +135,12 @@ class _Cursor:
         self._piece = self._sample = np.zeros(0, np.int64)
         self._held: range = range(0)
 
-    def take(self, count: int, finished: list[range]) -> tuple[Ints, Ints]:
-        """Return the next ``count`` samples; windows that end with them are added to finished."""
+    def take(self, count: int) -> Taken:
+        """Return the next ``count`` samples."""
+        if count > self.left:
+            raise IndexError(f"{count} samples asked for and {self.left} left")
         self.left -= count
-        pieces, samples = [], []
+        pieces, samples, finished = [], [], []
         while count:
             if not len(self._piece):
                 self._open_next()
@@ -165,9 +152,9 @@ class _Cursor:
             if not len(self._piece):
                 finished.append(self._held)
         if len(pieces) == 1:
-            return pieces[0], samples[0]
+            return Taken(pieces[0], samples[0], finished)
         none = [np.zeros(0, np.int64)]
-        return np.concatenate(pieces or none), np.concatenate(samples or none)
+        return Taken(np.concatenate(pieces or none), np.concatenate(samples or none), finished)
 
     def _open_next(self) -> None:
         window = next(self._windows)
@@ -175,18 +162,16 @@ class _Cursor:
         order = self._lane.order(window.number)
         if order is not None:
             run, sample = run[order], sample[order]
-        self._piece, self._sample = run[window.skip :] + window.first_piece, sample[window.skip :]
-        self._held = range(window.first_piece, window.first_piece + window.runs.num_runs)
+        self._piece, self._sample = window.piece[run[window.skip :]], sample[window.skip :]
+        self._held = range(int(window.piece[0]), int(window.piece[-1]) + 1)
 
 
-def _gather(cursors: list[_Cursor], counts: list[int], batches: int) -> Block:
-    """Take from every lane and lay the samples out batch after batch."""
-    finished: list[range] = []
-    taken = [cursor.take(count, finished) for cursor, count in zip(cursors, counts, strict=True)]
-    total = sum(counts)
-    ends = np.arange(1, batches + 1, dtype=np.int64) * (total // batches)
-    if len(taken) == 1:
-        return Block(*taken[0], ends, tuple(finished))
-    shares = [part.reshape(batches, -1) for pair in taken for part in pair]
-    piece = np.concatenate(shares[0::2], axis=1).reshape(-1)
-    return Block(piece, np.concatenate(shares[1::2], axis=1).reshape(-1), ends, tuple(finished))
+def _piece(runs: Runs, lo: int, hi: int) -> Piece:
+    """Make a piece of the runs ``[lo, hi)``, which are of one chunk."""
+    start, stop = runs.start[lo:hi], runs.stop[lo:hi]
+    first, last, count = int(start.min()), int(stop.max()), int((stop - start).sum())
+    samples = None
+    if count * _SPARSE < last - first:
+        wanted = (np.arange(*run) for run in zip(start.tolist(), stop.tolist(), strict=True))
+        samples = tuple(np.concatenate(list(wanted)).tolist())
+    return Piece(int(runs.chunk[lo]), first, last, samples, count)

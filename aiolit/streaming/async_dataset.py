@@ -8,17 +8,16 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
 from aiolit.errors import ConfigError
 from aiolit.plan.order import deal_epoch
-from aiolit.plan.stream import Block, WorkerStream
+from aiolit.plan.stream import LaneStream, Taken
 from aiolit.runtime.groups import single_error
 from aiolit.streaming.dataset import StreamingDataset
 from aiolit.streaming.epoch import Readers, whole_number
 from aiolit.streaming.feed import PieceWindow
 from aiolit.streaming.fetch import Held
-from aiolit.streaming.reading import Batch, block_samples, make_window
+from aiolit.streaming.reading import Batch, ReadPlan, RunsShares, make_window
+from aiolit.streaming.source import ChunkSource
 
 
 class AsyncStreamingDataset:
@@ -106,44 +105,54 @@ class AsyncStreamingDataset:
         """
         dataset, group = self._dataset, self._tasks
         size = whole_number(batch_size, "batch_size")
-        run = dataset.begin(Readers(dataset.find_topology(), 1, size))
-        position = run.position
-        dealt, base = deal_epoch(
-            dataset.segments, run.order, position.epoch, position.legs, run.deal
-        )
-        stream = WorkerStream(dealt, base, run.rank, 0)
-        dataset.position = position.next_epoch()
-        window = make_window(dataset.source, stream, dataset.ahead)
+        readers = Readers(dataset.find_topology(), 1, size)
+        run = dataset.begin(readers)
+        deck = dataset.deck(run.position, run.options, readers)
+        dealt, base = deal_epoch(deck, run.position.epoch, run.position.legs, run.deal)
+        share = dealt.share_of(base, run.rank, 0)
+        stream = dealt.shares.stream(share.lanes, share.skips)
+        dataset.position = dataset.next_position(run)
+        window = make_window(deck.plan, stream)
         self._windows.add(window)
         group.create_task(window.run(), name="pieces")
-        finish = dataset.finisher()
         try:
-            for block in stream.blocks(block_samples(dataset.source, stream)):
-                async for batch in self._of_block(dataset, stream, window, block):
-                    samples = finish(batch)
-                    yield samples if collate_fn is None else collate_fn(samples)
-                for finished in block.finished:
-                    window.release(finished)
+            for turn in share.turns:
+                samples: list[Any] = []
+                for lane in range(len(share.lanes)):
+                    taken = stream.take(lane, min(run.deal.share, stream.left(lane)))
+                    samples += await self._read_taken(deck.plan, stream, window, taken)
+                    for finished in taken.finished:
+                        window.release(finished)
+                if share.repeat is not None and turn == share.turns[-1]:
+                    samples += await self._read_again(deck.plan, dealt.shares, *share.repeat)
+                yield samples if collate_fn is None else collate_fn(samples)
         finally:
             window.cancel()
             window.close_all()
             self._windows.discard(window)
 
-    async def _of_block(
-        self, dataset: StreamingDataset, stream: WorkerStream, window: PieceWindow, block: Block
-    ) -> AsyncIterator[Batch]:
-        begin = 0
-        for end in block.ends.tolist():
-            pieces, samples = block.piece[begin:end], block.sample[begin:end].tolist()
-            chunks = stream.pieces.chunk[pieces].tolist()
-            held = {piece: await window.wait(piece) for piece in np.unique(pieces).tolist()}
-            opened = [held[piece] for piece in pieces.tolist()]
-            yield Batch(await self._values(dataset, opened, chunks, samples), chunks, samples)
-            begin = end
+    async def _read_taken(
+        self, plan: ReadPlan, stream: LaneStream, window: PieceWindow, taken: Taken
+    ) -> list[Any]:
+        pieces, samples = taken.piece.tolist(), taken.sample.tolist()
+        chunks = [stream.pieces[piece].chunk for piece in pieces]
+        held = {piece: await window.wait(piece) for piece in sorted(set(pieces))}
+        opened = [held[piece] for piece in pieces]
+        values = await self._values(plan.source, opened, chunks, samples)
+        return plan.finish(Batch(values, chunks, samples))
+
+    async def _read_again(
+        self, plan: ReadPlan, shares: RunsShares, lane: int, position: int
+    ) -> list[Any]:
+        stream = shares.stream([lane], [position])
+        taken = stream.take(0, 1)
+        chunks, samples = [stream.pieces[int(taken.piece[0])].chunk], taken.sample.tolist()
+        values = await self._values(plan.source, [None], chunks, samples)
+        return plan.finish(Batch(values, chunks, samples))
 
     async def _values(
         self,
-        dataset: StreamingDataset,
+        source: ChunkSource,
         opened: list[Held | None],
         chunks: list[int],
         samples: list[int],
@@ -154,7 +163,7 @@ class AsyncStreamingDataset:
                 missing.append(number)
             values.append(None if held is None else held.reader.sample(sample))
         if missing:
-            readers, ranged = await dataset.source.open_samples(
+            readers, ranged = await source.open_samples(
                 [chunks[number] for number in missing], [samples[number] for number in missing]
             )
             for number, reader in zip(missing, readers, strict=True):

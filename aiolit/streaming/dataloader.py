@@ -79,7 +79,7 @@ class StreamingDataLoader(DataLoader[Any]):
         """Iterate the coming epoch, or the rest of one."""
         run = self._plan()
         self._reading = (run, 0)
-        self._source.position = run.position.next_epoch()
+        self._source.position = self._source.next_position(run)
         for number, batch in enumerate(self._open(run), 1):
             self._reading = (run, number)
             yield batch
@@ -154,7 +154,7 @@ def _following(source: Streamable, run: Run) -> Run:
     """Return the run of the next epoch, read by the same readers."""
     deal = run.deal
     readers = Readers(Topology(run.rank, deal.ranks), deal.workers, deal.batch_size)
-    return source.begin(readers, run.position.next_epoch())
+    return source.begin(readers, source.next_position(run))
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
-from torch.utils.data import get_worker_info
 
 from aiolit.cache.chunks import CacheConfig
-from aiolit.errors import ConfigError, StateError
+from aiolit.errors import ConfigError
 from aiolit.format.encryption_base import Encryption
 from aiolit.format.loader import ItemLoader
-from aiolit.plan.order import OrderOptions, deal_epoch, default_window
+from aiolit.plan.lanes import OrderOptions, default_window, epoch_pool
 from aiolit.plan.runs import Runs
-from aiolit.plan.stream import WorkerStream
+from aiolit.plan.subset import pick, subsample
 from aiolit.runtime.portal import portal
-from aiolit.streaming.epoch import Readers, Run, Streamable, at_worker, whole_number
-from aiolit.streaming.reading import Batch, BatchReader
+from aiolit.streaming.epoch import Readers, Streamable, whole_number
+from aiolit.streaming.reading import Batch, Finish, ReadPlan, RunsDeck, read_samples
 from aiolit.streaming.resolver import Dir, Location, cache_limit, default_cache_dir, resolve
 from aiolit.streaming.source import (
     ChunkSource,
@@ -29,13 +30,11 @@ from aiolit.streaming.source import (
     fetch_index,
     read_local_index,
 )
-from aiolit.streaming.state import VERSION, Position, check_same, fingerprint
+from aiolit.streaming.state import Position, fingerprint
 from aiolit.streaming.topology import Topology, find_topology
 from aiolit.units import parse_size
 
 _ALLOW_PICKLE = "AIOLIT_ALLOW_PICKLE"
-_CHECKED = ("kind", "fingerprint", "shuffle", "seed", "window")
-
 Transform = Callable[..., Any]
 
 
@@ -69,7 +68,8 @@ class StreamingDataset(Streamable):
         max_cache_size: Bytes that the cache folder may hold, over all processes that share it: a
             number, ``"10GB"``, ``"10GiB"``, a fraction of the disk such as ``0.5``, None for three
             quarters of what is free, 0 for no limit.
-        subsample: The share of the samples to read; above 1, they are repeated.
+        subsample: The share of the samples to read: the first ones, or with ``shuffle`` a random
+            choice that ``seed`` fixes. Above 1, whole copies and a part. Never none at all.
         encryption: The key of encrypted data.
         storage_options: For the store's client, in the names of boto3 (or of the cloud's client).
         session_options: For the store's session, in the names of boto3.
@@ -83,6 +83,7 @@ class StreamingDataset(Streamable):
         item_shuffle_window: As ``shuffle_window`` in samples; LitData's name.
         shuffle_window: How many samples (an int) or bytes (``"512MB"``) are mixed with each other;
             by default about eight chunks, at most 256 MiB of them but never less than two.
+        granularity: ``"chunk"`` lets ``subsample`` choose whole chunks instead of samples.
         rank: This process's place, where neither torch.distributed nor the launcher tells.
         world_size: How many processes read different data; given together with ``rank``.
         allow_pickle: Whether pickled leaves, which can run code, are loaded. By default only from
@@ -116,11 +117,14 @@ class StreamingDataset(Streamable):
         *,
         item_shuffle_window: int | None = None,
         shuffle_window: int | str | None = None,
+        granularity: Literal["sample", "chunk"] = "sample",
         rank: int | None = None,
         world_size: int | None = None,
         allow_pickle: bool | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            drop_last=drop_last, canonical=num_canonical_nodes, force=force_override_state_dict
+        )
         _check_flags(shuffle=shuffle, drop_last=drop_last, seed=seed)
         check_serializers(serializers)
         self.ahead = whole_number(max_pre_download, "max_pre_download")
@@ -141,16 +145,13 @@ class StreamingDataset(Streamable):
             cache=CacheConfig(folder, cache_limit(max_cache_size, folder)),
         )
         self.source = ChunkSource(location, options, _read_index(location, options, index_path))
-        self.segments = Runs.whole(self.source.counts)
-        self._shuffle, self._seed, self._drop_last = shuffle, seed, drop_last
+        self.segments = _subsample(
+            Runs.whole(self.source.counts), subsample, seed if shuffle else None, granularity
+        )
+        self._shuffle, self._seed = shuffle, seed
         window = item_shuffle_window if shuffle_window is None else shuffle_window
         self._window = _window(window, self.source)
-        self._canonical = num_canonical_nodes
         self._rank, self._world_size = rank, world_size
-        self._force = force_override_state_dict
-        self._readers = (1, 1)  # workers and batch size, as a loader or the user told them
-        self._position = Position()
-        self._reading: tuple[Run, int, int] | None = None  # run, worker, batches yielded
 
     # ---- what it is ------------------------------------------------------------------------
 
@@ -164,14 +165,28 @@ class StreamingDataset(Streamable):
         """Where the data set lies."""
         return self.source.location.url
 
-    def __len__(self) -> int:
-        """Count this rank's samples in the coming epoch."""
-        run = self.begin(self._as_told())
-        whole = run.deal.rank_samples(self.num_samples)
-        return whole - sum(leg.batches * leg.deal.batch_size for leg in run.position.legs)
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.input_dir!r}, num_samples={self.num_samples})"
+
+    def subset(self, indices: slice | Iterable[int]) -> Self:
+        """Return a data set of some of these samples, in the order given; repeats are allowed.
+
+        Raises:
+            IndexError: There is no such sample.
+        """
+        if isinstance(indices, slice):
+            wanted = range(*indices.indices(self.num_samples))
+            if wanted.step == 1:
+                return self.with_samples(self.segments.slice(wanted.start, wanted.stop))
+            return self.with_samples(pick(self.segments, np.array(wanted, np.int64)))
+        positions = np.array([self._checked(one) for one in indices], np.int64)
+        return self.with_samples(pick(self.segments, positions))
+
+    def with_samples(self, segments: Runs) -> Self:
+        """Return this data set with other samples of its chunks, at the start of epoch 1."""
+        other = copy.copy(self)
+        other.segments, other._position, other._reading = segments, Position(), None
+        return other
 
     # ---- random access ---------------------------------------------------------------------
 
@@ -183,12 +198,20 @@ class StreamingDataset(Streamable):
             TypeError: The index is no whole number, slice or list of whole numbers.
         """
         if isinstance(index, Fetched):
-            return self._transformed(index.sample)
+            return self.transform(index.sample)
         if isinstance(index, slice):
-            return self._get_many(range(*index.indices(self.num_samples)))
+            return self.get_many(range(*index.indices(self.num_samples)))
         if isinstance(index, list | tuple | np.ndarray):
-            return self._get_many(index)
-        return self._get_one(index)
+            return self.get_many(index)
+        return self.get_many([index])[0]
+
+    def get_many(self, indices: Iterable[Any]) -> list[Any]:
+        """Return samples in the order asked for, fetched together with few requests.
+
+        Raises:
+            IndexError: There is no such sample; nothing was fetched.
+        """
+        return [self.transform(one) for one in read_samples(self.source, *self.places(indices))]
 
     def transform(self, sample: Any, *args: Any, **kwargs: Any) -> Any:
         """Change a sample; overridden, or made of the functions given as ``transform``."""
@@ -196,144 +219,19 @@ class StreamingDataset(Streamable):
             sample = function(sample)
         return sample
 
-    # ---- iteration -------------------------------------------------------------------------
+    # ---- what the reading of it needs ------------------------------------------------------
 
-    def __iter__(self) -> Iterator[Any]:
-        """Iterate this rank's samples, or in a torch ``DataLoader``'s worker this worker's share.
+    def deck(self, position: Position, options: OrderOptions, readers: Readers) -> RunsDeck:
+        """Return all samples of an epoch; see ``Streamable``."""
+        plan = ReadPlan(self.source, self.ahead, self.finisher())
+        return RunsDeck(plan, epoch_pool(self.segments, options, position.epoch), options)
 
-        Each iteration is the next epoch; one that a loaded state began is ended first.
-        """
-        info = get_worker_info()
-        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        readers = Readers(self.find_topology(), workers, self._readers[1])
-        run = self.begin(readers)
-        self._reading = (run, worker, 0)
-        for number, batch in enumerate(self.batches(run, worker), 1):
-            self._reading = (run, worker, number)
-            yield from batch
-        self._reading = None
-        self._position = run.position.next_epoch()
-
-    def begin(self, readers: Readers, position: Position | None = None) -> Run:
-        """Plan the coming epoch for these readers; see ``Streamable``."""
-        position = self._position if position is None else position
-        deal = readers.deal(self._drop_last, self._canonical)
-        dealt, base = deal_epoch(self.segments, self._order(), position.epoch, position.legs, deal)
-        left = dealt.num_batches - base
-        return Run(position, deal, readers.topology.rank, base, left, self._order())
-
-    def batches(self, run: Run, worker: int) -> Iterator[list[Any]]:
-        """Yield one worker's batches, as lists of samples with the transforms applied."""
-        position = run.position
-        dealt, base = deal_epoch(self.segments, run.order, position.epoch, position.legs, run.deal)
-        stream = WorkerStream(dealt, base, run.rank, worker, position.own)
-        finish = self.finisher()
-        with BatchReader(self.source, stream, self.ahead) as reader:
-            for batch in reader.batches():
-                yield finish(batch)
-
-    def find_topology(self) -> Topology:
-        """Return this process's place: as given, from torch.distributed, or from the launcher."""
-        return find_topology(self._rank, self._world_size)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_reading": None}
-
-    # ---- state -----------------------------------------------------------------------------
-
-    @property
-    def position(self) -> Position:
-        """Where the next iteration begins."""
-        return self._position
-
-    @position.setter
-    def position(self, position: Position) -> None:
-        self._position = position
-
-    def state_dict(
-        self,
-        num_samples_yielded: int | None = None,
-        num_workers: int | None = None,
-        batch_size: int | None = None,
-    ) -> dict[str, Any]:
-        """Return where the reading of this data set stands, as a small JSON-able value.
-
-        Args:
-            num_samples_yielded: How many samples this rank has been given of the running epoch,
-                where the caller counts them (as LitData asks); by default the data set's own count
-                of the samples it has yielded.
-            num_workers: The loader's workers, with ``num_samples_yielded``.
-            batch_size: The loader's batch size, with ``num_samples_yielded``.
-        """
-        if num_samples_yielded is not None:
-            told = Readers(self.find_topology(), max(1, num_workers or 0), batch_size or 1)
-            run = self.begin(told)
-            return self.save(run.after(-(-num_samples_yielded // told.batch_size)))
-        if self._reading is None:
-            return self.save(self._position)
-        run, worker, taken = self._reading
-        if get_worker_info() is None:
-            return self.save(run.after(taken))
-        return {
-            **self.save(at_worker(run.position, run.position.own + taken)),
-            "worker": worker,
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where a saved state stands; rank 0's state is enough for all ranks.
-
-        Raises:
-            StateError: It is of another data set, seed, shuffle or loader; the message says which.
-        """
-        self.load(state_dict.get("dataset", state_dict))
-
-    def save(self, position: Position) -> dict[str, Any]:
-        """Write a position of this data set as a JSON-able state."""
-        return {"version": VERSION, **self._identity(), **position.to_json()}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on at a saved position when iteration begins."""
-        if state.get("version") != VERSION:
-            raise StateError(
-                f"this is no state of aiolit's, or one of another version: {sorted(state)}"
-            )
-        check_same(state, self._identity(), _CHECKED, force=self._force)
-        self._position, self._reading = Position.from_json(state), None
-
-    # ---- hooks of loaders and frameworks ---------------------------------------------------
-
-    def set_epoch(self, current_epoch: int) -> None:
-        """Begin this epoch next, from its start; a loaded state that is pending goes first."""
-        if not self._position.legs:
-            self._position = Position(max(1, whole_number(current_epoch + 1, "epoch") - 1))
-
-    def set_shuffle(self, shuffle: bool) -> None:
-        """Set whether epochs are shuffled."""
-        _check_flags(shuffle=shuffle)
-        self._shuffle = shuffle
-
-    def set_drop_last(self, drop_last: bool) -> None:
-        """Set whether the last, short batch is left out."""
-        _check_flags(drop_last=drop_last)
-        self._drop_last = drop_last
-
-    def set_batch_size(self, batch_size: int) -> None:
-        """Tell the size of the batches in which this data set will be read; ``len`` uses it."""
-        self._readers = (self._readers[0], whole_number(batch_size, "batch_size"))
-
-    def set_num_workers(self, num_workers: int) -> None:
-        """Tell how many workers will read this data set; 0 counts as 1."""
-        self._readers = (max(1, num_workers), self._readers[1])
-
-    # ---- inside ----------------------------------------------------------------------------
-
-    def _as_told(self) -> Readers:
-        return Readers(self.find_topology(), *self._readers)
-
-    def _order(self) -> OrderOptions:
+    def options(self) -> OrderOptions:
+        """Return what fixes the order; see ``Streamable``."""
         return OrderOptions(self._shuffle, self._seed, self._window)
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """Return what a saved state must agree in; see ``Streamable``."""
         source = self.source
         return {
             "kind": "StreamingDataset",
@@ -342,6 +240,17 @@ class StreamingDataset(Streamable):
             "seed": self._seed,
             "window": self._window,
         }
+
+    def find_topology(self) -> Topology:
+        """Return this process's place: as given, from torch.distributed, or from the launcher."""
+        return find_topology(self._rank, self._world_size)
+
+    def set_shuffle(self, shuffle: bool) -> None:
+        """Set whether epochs are shuffled."""
+        _check_flags(shuffle=shuffle)
+        self._shuffle = shuffle
+
+    # ---- inside ----------------------------------------------------------------------------
 
     def _checked(self, index: Any) -> int:
         try:
@@ -364,42 +273,7 @@ class StreamingDataset(Streamable):
         chunks, samples = self.segments.samples_at(checked)
         return chunks.tolist(), samples.tolist()
 
-    def _get_one(self, index: Any) -> Any:
-        (chunk,), (sample,) = self.places([index])
-        reader = self.source.direct_reader(chunk)
-        if reader is not None:
-            return self._transformed(reader.sample(sample))
-        return self._get_remote([chunk], [sample])[0]
-
-    def _get_many(self, indices: Iterable[Any]) -> list[Any]:
-        chunks, samples = self.places(indices)
-        if not chunks:
-            return []
-        if all(self.source.is_direct(chunk) for chunk in set(chunks)):
-            found = []
-            for chunk, sample in zip(chunks, samples, strict=True):
-                reader = self.source.direct_reader(chunk)
-                assert reader is not None
-                found.append(self._transformed(reader.sample(sample)))
-            return found
-        return self._get_remote(chunks, samples)
-
-    def _get_remote(self, chunks: list[int], samples: list[int]) -> list[Any]:
-        loop = portal()
-        self.source.open_on(loop)
-        readers, held = loop.call(self.source.open_samples, chunks, samples)
-        found = [
-            self._transformed(reader.sample(sample))
-            for reader, sample in zip(readers, samples, strict=True)
-        ]
-        for one in held:
-            one.close()
-        return found
-
-    def _transformed(self, sample: Any) -> Any:
-        return self.transform(sample)
-
-    def finisher(self) -> Callable[[Batch], list[Any]]:
+    def finisher(self) -> Finish:
         """Return what makes the user's samples of a batch: chosen once, not per sample."""
         if type(self).__getitem__ is not StreamingDataset.__getitem__:
             return self._through_getitem
@@ -434,6 +308,19 @@ def _transforms(transform: Transform | Sequence[Transform] | None) -> list[Trans
     for one in found:
         if not callable(one):
             raise ConfigError(f"transform must be a function or a list of functions, not {one!r}")
+    return found
+
+
+def _subsample(segments: Runs, share: object, seed: int | None, granularity: object) -> Runs:
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < math.inf:
+        raise ConfigError(f"subsample must be a number above 0, not {share!r}")
+    if granularity not in ("sample", "chunk"):
+        raise ConfigError(f"granularity must be 'sample' or 'chunk', not {granularity!r}")
+    if share == 1:
+        return segments
+    found = subsample(segments, share, seed=seed, by_chunk=granularity == "chunk")
+    if len(segments) and not len(found):
+        raise ConfigError(f"subsample={share} of {len(segments)} samples leaves none")
     return found
 
 

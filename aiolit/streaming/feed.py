@@ -8,14 +8,14 @@ yet, and once to let finished pieces go.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 
-from aiolit.plan.runs import Runs
+from aiolit.plan.stream import Piece
 from aiolit.runtime.budget import ByteBudget
 from aiolit.runtime.portal import Portal
 from aiolit.streaming.fetch import Held
 
-Open = Callable[[int, int, int], Coroutine[None, None, Held | None]]
+Open = Callable[[Piece], Coroutine[None, None, Held | None]]
 
 
 class PieceWindow:
@@ -24,16 +24,16 @@ class PieceWindow:
     Args:
         pieces: What to open, in order.
         nbytes: The bytes of each piece.
-        opens: Opens ``(chunk, start, stop)``; None says that its samples must be read by range.
+        opens: Opens one; None says that its samples must be read by range.
         budget: Bounds the bytes of pieces that are open or being fetched.
         most: How many pieces may be open or being fetched at once.
     """
 
     def __init__(
-        self, pieces: Runs, nbytes: list[int], opens: Open, budget: ByteBudget, most: int
+        self, pieces: Sequence[Piece], nbytes: list[int], opens: Open, budget: ByteBudget, most: int
     ) -> None:
         self._opens, self._budget = opens, budget
-        self._pieces, self._nbytes, self._most = list(pieces), nbytes, most
+        self._pieces, self._nbytes, self._most = pieces, nbytes, most
         self.ready: dict[int, Held | None] = {}
         self._failed: dict[int, Exception] = {}
         self._held: dict[int, int] = {}
@@ -128,7 +128,7 @@ class PieceWindow:
 
     async def _fetch(self, piece: int) -> None:
         try:
-            held = await self._opens(*self._pieces[piece])
+            held = await self._opens(self._pieces[piece])
         except Exception as error:  # noqa: BLE001  (handed to the reader of this piece alone)
             self._failed[piece] = error
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,7 +33,8 @@ from aiolit.format.dataset_info import (
 )
 from aiolit.format.loader import BoundLoader, SampleReader
 from aiolit.plan.coalesce import coalesce, cover, split
-from aiolit.runtime.prefetch import single_error
+from aiolit.plan.stream import Piece
+from aiolit.runtime.groups import single_error
 from aiolit.runtime.stats import Counters
 from aiolit.store.base import Store
 
@@ -92,23 +93,27 @@ class ChunkFetcher:
         self._cache, self._stats = cache, stats
         self._ranged: dict[int, bool] = {}
 
-    async def open_piece(self, number: int, start: int, stop: int) -> Held | None:
-        """Open the samples ``[start, stop)`` of a chunk, fetching what the cache does not hold.
+    async def open_piece(self, piece: Piece) -> Held | None:
+        """Open a piece, fetching what the cache does not hold.
 
         Returns:
-            None where the cache has no room for them now and they can be read by range instead.
+            None where the cache has no room for it now and it can be read by range instead.
 
         Raises:
             AiolitError: The chunk cannot be fetched, or its bytes are not what was written.
         """
-        chunk = self._index.chunks[number]
+        number, chunk = piece.chunk, self._index.chunks[piece.chunk]
         name = plain_name(chunk, self._index.config)
         if self._cache.holds(name) or not await self._by_range(number, chunk):
             return await self._open_whole(number, chunk)
+        if piece.samples is not None:
+            found = await self._open_some(number, sorted(set(piece.samples)))
+            readers = {sample: held.reader for sample, held in found.items()}
+            return Held(PickReader(readers), partial(_close, list(found.values())))
         there = await asyncio.to_thread(self._cache.parts, name)
-        if not there and stop - start == self._loader.num_samples(chunk):
+        if not there and piece.stop - piece.start == self._loader.num_samples(chunk):
             return await self._open_whole(number, chunk)
-        return await self._open_part(chunk, start, stop, there)
+        return await self._open_part(chunk, piece.start, piece.stop, there)
 
     async def open_samples(
         self, numbers: Sequence[int], samples: Sequence[int]
@@ -374,8 +379,15 @@ class SplitReader(SampleReader):
     def sample(self, index: int) -> Any:
         return self._readers[bisect_right(self._starts, index) - 1].sample(index)
 
-    def samples(self, indices: Sequence[int]) -> list[Any]:
-        return [self.sample(index) for index in indices]
+
+class PickReader(SampleReader):
+    """Reads samples that were fetched one by one."""
+
+    def __init__(self, readers: Mapping[int, SampleReader]) -> None:
+        self._readers = readers
+
+    def sample(self, index: int) -> Any:
+        return self._readers[index].sample(index)
 
 
 def _unchecked(data: memoryview, base: int) -> None:

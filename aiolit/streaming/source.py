@@ -21,6 +21,7 @@ from aiolit.format.index import parse_index
 from aiolit.format.loader import BoundLoader, ItemLoader, SampleReader, default_loader
 from aiolit.format.serializers.registry import SerializerRegistry
 from aiolit.plan.runs import Ints
+from aiolit.plan.stream import Piece
 from aiolit.runtime.portal import Portal
 from aiolit.runtime.stats import Counters
 from aiolit.store.base import Store
@@ -148,9 +149,9 @@ class ChunkSource:
             self._mapped.popitem(last=False)
         return held.reader
 
-    async def open_piece(self, chunk: int, start: int, stop: int) -> Held | None:
+    async def open_piece(self, piece: Piece) -> Held | None:
         """Open samples of a chunk on the running loop; see ``ChunkFetcher.open_piece``."""
-        return self.open_direct(chunk) or await self._fetcher().open_piece(chunk, start, stop)
+        return self.open_direct(piece.chunk) or await self._fetcher().open_piece(piece)
 
     async def open_samples(
         self, chunks: Sequence[int], samples: Sequence[int]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -88,18 +88,16 @@ def fingerprint(index: Index, segments: Runs, loader: Mapping[str, Any]) -> str:
     return digest.hexdigest()[:32]
 
 
-def check_same(
-    saved: Mapping[str, Any], now: Mapping[str, Any], names: Sequence[str], *, force: bool
-) -> None:
+def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], *, force: bool) -> None:
     """Compare what fixes the order in a saved state with what it is now.
 
     Raises:
         StateError: They differ; the message names each difference. With ``force`` it is a warning.
     """
     differences = [
-        f"{name} was {saved.get(name)!r} and is {now[name]!r}"
-        for name in names
-        if saved.get(name) != now[name]
+        f"{name} was {saved.get(name)!r} and is {value!r}"
+        for name, value in now.items()
+        if saved.get(name) != value
     ]
     if not differences:
         return
