@@ -261,10 +261,15 @@ class AsyncChannel:
             self._stop_reading()
 
     def _fill(self, waiter: asyncio.Future[None]) -> None:
-        """Read once; the loop calls again, so that a fast sender cannot keep it for itself."""
+        """Read up to the end of one message, so that a fast sender cannot keep the loop for itself.
+
+        Not once for each call: where the other end has died with unread messages of ours, uvloop
+        calls only once, and what it had sent before is still to be read.
+        """
         frame = self._frame
         try:
-            frame.advance(self._sock.recv_into(frame.target[frame.filled :]))
+            while not frame.done:
+                frame.advance(self._sock.recv_into(frame.target[frame.filled :]))
         except (BlockingIOError, InterruptedError):
             return
         except (ConnectionResetError, ChannelClosedError, ChannelLimitError) as error:
