@@ -109,3 +109,34 @@ def test_codecs_of_optional_packages(codec: str, module: str) -> None:
         pytest.skip(f"{module} is installed")
     with pytest.raises(MissingDependencyError, match="pip install"):
         decompress_whole(b"x", expected_nbytes=1, source="c", codec=codec)
+
+
+def test_damaged_gzip_and_bz2() -> None:
+    for packed in (gzip.compress(TEXT), bz2.compress(TEXT)):
+        damaged = bytearray(packed)
+        damaged[len(packed) // 2] ^= 0xFF
+        with pytest.raises(ChunkFormatError, match=r"^c: "):
+            decompress_whole(damaged, expected_nbytes=len(TEXT), source="c")
+        with pytest.raises(ChunkFormatError, match=r"^c: damaged"):
+            decompress_whole(packed + b"rest", expected_nbytes=len(TEXT), source="c")
+
+
+def pack_foreign(codec: str) -> bytes:
+    if codec == "br":
+        packed: bytes = pytest.importorskip("brotli").compress(TEXT)
+    else:
+        packed = pytest.importorskip("snappy").compress(TEXT)
+    return packed
+
+
+@pytest.mark.parametrize("codec", ["br", "snappy"])
+def test_codecs_of_optional_packages_where_installed(codec: str) -> None:
+    packed = pack_foreign(codec)
+    got = decompress_whole(packed, expected_nbytes=len(TEXT), source="c", codec=codec)
+    assert got == TEXT
+    for wrong in (packed[: len(packed) // 2], b"\xff" * 50, packed + packed):
+        with pytest.raises(ChunkFormatError, match=r"^c: "):
+            decompress_whole(wrong, expected_nbytes=len(TEXT), source="c", codec=codec)
+    for declared in (0, 10, len(TEXT) - 1, len(TEXT) + 1):
+        with pytest.raises(ChunkFormatError, match=r"^c: "):
+            decompress_whole(packed, expected_nbytes=declared, source="c", codec=codec)

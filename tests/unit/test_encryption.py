@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from aiolit.errors import ConfigError, EncryptionError
 from aiolit.format.assemble import assemble
@@ -330,3 +330,31 @@ def test_encrypted_and_compressed() -> None:
             compression_level="batch",
         )
     assert index.chunks[0].nbytes > 0
+
+
+def test_keys_of_another_kind(rsa_key: RSAEncryption, tmp_path: Path) -> None:
+    path = tmp_path / "rsa.json"
+    rsa_key.save(path)
+    other = ec.generate_private_key(ec.SECP256R1())
+    private = other.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    public = other.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    fields = json.loads(path.read_text())
+    for name, pem in (("private_key", private), ("public_key", public)):
+        path.write_text(json.dumps({**fields, "private_key": None, name: pem.decode()}))
+        with pytest.raises(EncryptionError, match="no RSA key"):
+            RSAEncryption.load(path)
+
+
+def test_the_public_key_may_be_missing(rsa_key: RSAEncryption, tmp_path: Path) -> None:
+    path = tmp_path / "rsa.json"
+    rsa_key.save(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "public_key": None}))
+    key = RSAEncryption.load(path, "secret")
+    assert rsa_key.decrypt(key.encrypt(b"hello")) == b"hello"
+    assert repr(key) == "RSAEncryption(level='sample')"

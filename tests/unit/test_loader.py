@@ -253,11 +253,39 @@ def test_ranges_of_items() -> None:
         bound.open_range(memoryview(data)[low:high], low, 2, None, chunk, "c")
 
 
+def test_numbers_of_another_length() -> None:
+    index, files = assemble([{"a": 1}], chunk_size=1)
+    data = files["chunk-0-0.bin"]
+    short = b"\1\0\0\0\x0c\0\0\0\x14\0\0\0" + data[12:20]
+    chunk = ChunkInfo(filename="c", num_items=1, nbytes=len(short))
+    reader = bind(index).open(memoryview(short), chunk, "chunk")
+    with pytest.raises(ChunkFormatError, match=r"chunk: item 0: .*take 8 bytes, and there are 4"):
+        reader.sample(0)
+
+
+def test_rows_of_an_arrow_table() -> None:
+    pa = pytest.importorskip("pyarrow")
+    rows = [{"a": n, "t": None if n else "x"} for n in range(3)]
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_pylist(rows)
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    blob = sink.getvalue().to_pybytes()
+    head = np.array([3, 20, 20, 20, 20], dtype="<u4").tobytes()
+    data = head + blob + len(blob).to_bytes(4, "little") + b"LDARW01\0"
+    chunk = ChunkInfo(filename="c", num_items=3, nbytes=len(data))
+    index, _ = assemble([{"a": 1, "t": "x"}], chunk_size=1)
+    reader = bind(index).open(memoryview(data), chunk, "chunk")
+    assert reader.sample(2) == rows[2]
+    assert reader.samples([2, 0]) == [rows[2], rows[0]]
+
+
 @pytest.mark.parametrize("loader", [PyTreeLoader(), TokensLoader(8), TemporalArrayLoader()])
 def test_loaders_pickle(loader: ItemLoader) -> None:
     copy = pickle.loads(pickle.dumps(loader))
     assert type(copy) is type(loader)
     assert copy.name == type(loader).__name__
+    assert repr(TokensLoader(8)) == "TokensLoader(block_size=8)"
 
 
 # Tokens

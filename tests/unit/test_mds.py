@@ -29,7 +29,7 @@ from aiolit.format.index import (
     whole_file_codec,
 )
 from aiolit.format.loader import BoundLoader, PyTreeLoader
-from aiolit.format.serializers import SerializerRegistry
+from aiolit.format.serializers import Serializer, SerializerRegistry
 
 Column = tuple[str, str, int | None]  # name, encoding, size
 
@@ -296,3 +296,24 @@ def test_ranges_need_offsets() -> None:
     index = parse([shard_entry(COLUMNS, 0, 8)])
     with pytest.raises(ConfigError):
         bind(index).open_range(memoryview(b""), 0, 0, None, index.chunks[0], "shard")
+
+
+class Shout(Serializer):
+    """An encoding of the user's own."""
+
+    def can_serialize(self, item: Any) -> bool:
+        return False
+
+    def serialize(self, item: Any) -> tuple[bytes, None]:
+        return b"", None
+
+    def deserialize(self, data: bytes) -> str:
+        return data.decode().upper()
+
+
+def test_encodings_of_the_users_own() -> None:
+    data = shard_bytes([("x", "shout", None)], [[b"hey"]])
+    index = parse([shard_entry([("x", "shout", None)], 1, len(data))])
+    registry = SerializerRegistry({"shout": Shout()})
+    bound = PyTreeLoader().bind(index, registry=registry, source="index.json")
+    assert bound.open(memoryview(data), index.chunks[0], "c").sample(0) == {"x": "HEY"}
