@@ -9,40 +9,40 @@ nobody has locked is rubbish, and a finished file that nobody has locked may be 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
-import fcntl
 import mmap
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from aiolit.cache.ledger import Ledger
+from aiolit.cache.ledger import Ledger, disk_bytes
+from aiolit.cache.locks import FileLock, remove_unlocked
 from aiolit.errors import CacheError
 from aiolit.format.checksum import crc32
+from aiolit.runtime.blocking import in_own_thread, in_thread
 
 _PART = ".part"
+_ESCAPED = "%2Epart"
 Fill = Callable[[memoryview], Awaitable[None]]
+Identity = tuple[int, int, int, int]
 
 
 class Lease:
     """A cached file, mapped for reading; it is not evicted while the lease is open."""
 
-    def __init__(self, cache: ChunkCache, name: str, fd: int, size: int) -> None:
-        self._cache, self.name, self._fd = cache, name, fd
-        mapped = mmap.mmap(fd, size, access=mmap.ACCESS_READ) if size else b""
-        self.data = memoryview(mapped)
+    def __init__(self, cache: ChunkCache, name: str, lock: FileLock, data: memoryview) -> None:
+        self._cache, self._lock = cache, lock
+        self.name, self.data = name, data
 
     def close(self, *, spent: bool = False) -> None:
         """Let the file go; ``spent`` says that this epoch does not need it again."""
-        if self._fd < 0:
+        if self._lock.fd < 0:
             return
-        fd, self._fd = self._fd, -1
         self.data = memoryview(b"")
-        os.close(fd)
+        self._lock.close()
         if spent:
             self._cache.note_spent(self.name)
 
@@ -63,8 +63,11 @@ class CacheConfig:
 class ChunkCache:
     """The cache folder as one data set uses it.
 
-    Methods block (on the disk, or on another process that fetches the same file) and belong in a
-    thread; ``get`` is for the event loop and moves them there.
+    Methods block (on the disk, or shortly on another process) and belong in a thread; ``get`` is
+    for the event loop and moves them there.
+
+    Raises:
+        CacheError: By every method: the folder cannot be read or written.
     """
 
     def __init__(self, config: CacheConfig, namespace: str) -> None:
@@ -72,18 +75,16 @@ class ChunkCache:
         self._folder = config.root / namespace
         self._namespace = namespace
         self._ledger = Ledger(config.root)
-        self._trusted: set[str] = set()
+        self._trusted: dict[str, Identity] = {}
+        self._flights: dict[tuple[int, str], asyncio.Future[bool]] = {}
         self.evictions = 0
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CacheError(
-                f"the cache folder {self._folder} cannot be made: {error.strerror}; "
-                "give another cache_dir"
-            ) from error
+        self._make_folder()
 
     async def get(self, name: str, nbytes: int, fill: Fill) -> tuple[Lease, bool] | None:
         """Return a lease on a file, fetching it if no process of this host has it.
+
+        Who asks for a file that is just being fetched waits for that, in this process and in
+        others; a failure is shared by those who wait in this process.
 
         Args:
             name: The file's name in the data set's folder.
@@ -94,25 +95,37 @@ class ChunkCache:
             The lease, and whether this call fetched the file; None where the limit has no room for
             it now. Cancelling, or a failing ``fill``, leaves neither file nor reservation.
         """
-        lease = await asyncio.to_thread(self.lookup, name, nbytes)
-        if lease is not None:
-            return lease, False
-        fd = await _in_thread(self._lock_part, name)
-        try:
-            lease = await asyncio.to_thread(self.lookup, name, nbytes)
+        loop = asyncio.get_running_loop()
+        key = (id(loop), name)
+        while True:
+            lease = await self._look_up(name, nbytes)
             if lease is not None:
-                (self._folder / f"{name}{_PART}").unlink(missing_ok=True)
                 return lease, False
-            if not await asyncio.to_thread(self._reserve, name, nbytes):
-                self._discard(name)
+            flight = self._flights.get(key)
+            if flight is None:
+                break
+            await asyncio.wait([flight])
+            if not flight.cancelled() and not flight.result():
                 return None
-            return await self._fetch(name, nbytes, fd, fill), True
+        flight = self._flights[key] = loop.create_future()
+        try:
+            found = await self._get_alone(name, nbytes, fill)
+        except Exception as error:
+            flight.set_exception(error)
+            flight.exception()  # nobody may be waiting
+            raise
+        except BaseException:
+            flight.cancel()
+            raise
+        else:
+            flight.set_result(found is not None)
+            return found
         finally:
-            os.close(fd)
+            del self._flights[key]
 
     def holds(self, name: str) -> bool:
         """Whether there is a finished file of that name; it may be gone when it is asked for."""
-        return (self._folder / name).exists()
+        return self._path(name).exists()
 
     def parts(self, name: str) -> list[tuple[int, int]]:
         """Return the item ranges ``[first, stop)`` of which ``{name}.{first}-{stop}`` is cached."""
@@ -127,171 +140,245 @@ class ChunkCache:
         A file that this process meets for the first time is checked against the CRC-32 that was
         noted when it was fetched; one that fails is removed.
         """
-        path = self._folder / name
+        path = self._path(name)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
+            lock = FileLock.of_existing(path)
+            if lock is None:
+                return None
+            try:
+                lease = self._leased(name, nbytes, lock, path)
+            except BaseException:
+                lock.close()
+                raise
         except OSError as error:
             raise CacheError(f"the cached file {path} cannot be read: {error.strerror}") from error
-        fcntl.flock(fd, fcntl.LOCK_SH)
-        if not _is_linked(fd, path):  # evicted between open and lock
-            os.close(fd)
+        if lease is None:
+            lock.close()
+            self._ledger.remove(self._key(name), lambda key: remove_unlocked(self._root / key))
             return None
-        size = os.fstat(fd).st_size
-        lease = Lease(self, name, fd, size)
-        if name not in self._trusted:
-            known = self._ledger.crc(self._key(name)) if nbytes in (None, size) else None
-            if known is None or crc32(lease.data) != known:
-                lease.close()
-                self._remove_unread(name)
-                return None
-            self._trusted.add(name)
-        self._ledger.touch(self._key(name), time.time(), spent=False)
+        self._ledger.note(self._key(name), time.time(), spent=False)
+        self._ledger.write_notes()
         return lease
 
     def note_spent(self, name: str) -> None:
-        """Say that this epoch has used a file up: it is evicted before others."""
-        self._ledger.touch(self._key(name), time.time(), spent=True)
+        """Say that this epoch has used a file up: it is evicted before others. Does not block."""
+        self._ledger.note(self._key(name), time.time(), spent=True)
 
     def reclaim(self) -> None:
-        """Remove what dead processes left: parts nobody writes, entries without a file."""
-        for key in self._ledger.paths():
-            if not (self._root / key).exists():
-                part = self._root / f"{key}{_PART}"
-                if not part.exists() or _unlink_unlocked(part):
-                    self._ledger.remove(key)
-        for path in self._root.glob(f"**/*{_PART}"):
-            _unlink_unlocked(path)
+        """Remove what dead processes left: parts nobody writes, files nobody can vouch for."""
+        self._ledger.sweep(self._remaining)
+
+    def close(self) -> None:
+        """Close the ledger; leases stay open, and the next use opens it again."""
+        self._ledger.close()
+
+    # ---- paths -----------------------------------------------------------------------------
+
+    def _make_folder(self) -> None:
+        try:
+            if self._folder.is_symlink():
+                raise CacheError(f"{self._folder} is a symbolic link; give another cache_dir")
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CacheError(
+                f"the cache folder {self._folder} cannot be made: {error.strerror}; "
+                "give another cache_dir"
+            ) from error
+
+    def _path(self, name: str) -> Path:
+        return self._root / self._key(name)
+
+    def _part(self, name: str) -> Path:
+        return self._root / f"{self._key(name)}{_PART}"
 
     def _key(self, name: str) -> str:
-        return f"{self._namespace}/{name}"
+        """Name a file in the ledger and in the folder, which has no folders within."""
+        flat = name.replace("%", "%25").replace("/", "%2F")
+        if flat.endswith(_PART):
+            flat = flat.removesuffix(_PART) + _ESCAPED
+        return f"{self._namespace}/{flat}"
 
-    def _lock_part(self, name: str) -> int:
-        """Take the right to fetch a file; waits while another process has it."""
-        path = self._folder / f"{name}{_PART}"
+    # ---- reading ---------------------------------------------------------------------------
+
+    async def _look_up(self, name: str, nbytes: int) -> Lease | None:
+        return await in_thread(partial(self.lookup, name, nbytes), _close_lease)
+
+    def _leased(self, name: str, nbytes: int | None, lock: FileLock, path: Path) -> Lease | None:
+        lock.share()
+        if not lock.is_at(path):  # evicted between open and lock
+            return None
+        status = os.fstat(lock.fd)
+        if nbytes is not None and nbytes != status.st_size:
+            return None
+        data = _mapped(path, status.st_size, mmap.ACCESS_READ)
+        if self._trusted.get(name) != _identity(status):
+            known = self._ledger.crc(self._key(name))
+            if known is None or crc32(data) != known:
+                return None
+            self._trusted[name] = _identity(status)
+        return Lease(self, name, lock, data)
+
+    # ---- fetching --------------------------------------------------------------------------
+
+    async def _get_alone(self, name: str, nbytes: int, fill: Fill) -> tuple[Lease, bool] | None:
+        """Fetch a file unless another process has fetched it meanwhile."""
         while True:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = await in_thread(partial(self._open_part, name), FileLock.close)
             try:
-                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-                fd = os.open(path, flags, 0o644)
-            except OSError as error:
-                raise CacheError(
-                    f"the cache cannot write {path}: {error.strerror}; give another cache_dir"
-                ) from error
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if _is_linked(fd, path):
-                return fd
-            os.close(fd)  # the last holder renamed or removed it
+                if not await in_thread(lock.try_exclude):
+                    await _wait_for(lock)
+                holder = lock.is_at(self._part(name))  # else the last one renamed or removed it
+                lease = await self._look_up(name, nbytes)
+                if lease is None and holder:
+                    return await self._fetch(name, nbytes, lock, fill)
+                if lease is not None:
+                    return await self._found(name, lock, lease)
+            except BaseException:
+                await in_thread(partial(self._discard, name, lock))
+                raise
+            finally:
+                lock.close()  # in vain where it has become a lease's
 
-    def _reserve(self, name: str, nbytes: int) -> bool:
-        now = time.time()
-        evicted = self._ledger.reserve(
-            self._key(name), nbytes, self._limit, now, lambda key: self._evict(self._root / key)
-        )
+    async def _found(self, name: str, lock: FileLock, lease: Lease) -> tuple[Lease, bool]:
+        """Return what another process has fetched, and leave no part behind."""
+        await in_thread(partial(self._discard, name, lock), lambda _: lease.close())
+        return lease, False
+
+    def _open_part(self, name: str) -> FileLock:
+        path = self._part(name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_symlink():  # none of our files
+                path.unlink()
+            return FileLock(path, os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise CacheError(
+                f"the cache cannot write {path}: {error.strerror}; give another cache_dir"
+            ) from error
+
+    async def _fetch(
+        self, name: str, nbytes: int, lock: FileLock, fill: Fill
+    ) -> tuple[Lease, bool] | None:
+        if not await in_thread(partial(self._reserve, name, nbytes, lock)):
+            await in_thread(partial(self._discard, name, lock))
+            return None
+        target = _mapped(self._part(name), nbytes, mmap.ACCESS_WRITE)
+        await fill(target)
+        publish = partial(self._publish, name, target, lock)
+        return await in_thread(publish, _close_lease), True
+
+    def _reserve(self, name: str, nbytes: int, lock: FileLock) -> bool:
+        os.ftruncate(lock.fd, 0)  # a dead process may have left some of it
+        if not self._enter(name, nbytes):
+            return False
+        try:
+            if nbytes:
+                os.posix_fallocate(lock.fd, 0, nbytes)  # a full disk fails here, not as SIGBUS
+        except OSError as error:
+            raise CacheError(
+                f"the cache folder {self._root} has no space left: {error.strerror}; "
+                "lower max_cache_size or give another cache_dir"
+            ) from error
+        taken = os.fstat(lock.fd).st_blocks * 512
+        return taken <= disk_bytes(nbytes) or self._enter(
+            name, taken
+        )  # the file system may need some more
+
+    def _enter(self, name: str, nbytes: int) -> bool:
+        own = self._key(name)
+
+        def evict(key: str) -> bool:
+            return remove_unlocked(self._root / key) if key == own else self._evict(key)
+
+        evicted = self._ledger.reserve(own, nbytes, self._limit, time.time(), evict)
         self.evictions += evicted or 0
         return evicted is not None
 
-    async def _fetch(self, name: str, nbytes: int, fd: int, fill: Fill) -> Lease:
-        part, path = self._folder / f"{name}{_PART}", self._folder / name
-        try:
-            with _full_disk_is_clear(self._root):
-                if nbytes:
-                    os.posix_fallocate(fd, 0, nbytes)  # a full disk fails here, not as SIGBUS
-            with _writable(fd, nbytes) as target:
-                await fill(target)
-                crc = await asyncio.to_thread(crc32, target)
-            os.rename(part, path)
+    def _publish(self, name: str, target: memoryview, lock: FileLock) -> Lease:
+        crc, path = crc32(target), self._path(name)
+
+        def finish() -> None:
+            os.rename(self._part(name), path)
             # Becoming a reader gives the exclusive lock up for a moment. Evictions run inside a
-            # transaction of the ledger, so inside one of ours none can slip into that moment.
-            self._ledger.publish(
-                self._key(name), time.time(), crc, lambda: fcntl.flock(fd, fcntl.LOCK_SH)
-            )
-        except BaseException:
-            self._discard(name)
-            raise
-        self._trusted.add(name)
-        return Lease(self, name, os.dup(fd), nbytes)
+            # transaction, as this does, so none can slip into that moment.
+            lock.share()
 
-    def _discard(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._folder / f"{name}{_PART}")
-        if not (self._folder / name).exists():
-            self._ledger.remove(self._key(name))
+        data = _mapped(self._part(name), len(target), mmap.ACCESS_READ)
+        self._ledger.publish(self._key(name), time.time(), crc, finish)
+        self._trusted[name] = _identity(os.fstat(lock.fd))
+        return Lease(self, name, lock.moved(), data)
 
-    def _evict(self, path: Path) -> bool:
-        """Remove a finished file unless somebody reads or fetches it."""
-        part = path.with_name(f"{path.name}{_PART}")
-        if part.exists() and not _unlink_unlocked(part):
+    def _discard(self, name: str, lock: FileLock) -> None:
+        """Remove what a fetch that ended has left, and its reservation; not another one's."""
+        part = self._part(name)
+
+        def remove(key: str) -> bool:
+            if (
+                lock.fd >= 0 and lock.try_exclude() and lock.is_at(part)
+            ):  # else it is another process's
+                part.unlink()
+                return not (self._root / key).exists()
             return False
-        return not path.exists() or _unlink_unlocked(path)
 
-    def _remove_unread(self, name: str) -> None:
-        if _unlink_unlocked(self._folder / name):
-            self._ledger.remove(self._key(name))
+        self._ledger.remove(self._key(name), remove)
 
+    # ---- removing --------------------------------------------------------------------------
 
-async def _in_thread(lock: Callable[[str], int], name: str) -> int:
-    """Take a file lock in a thread; a lock that is granted after a cancellation is let go."""
-    taking = asyncio.get_running_loop().run_in_executor(None, lock, name)
-    try:
-        return await asyncio.shield(taking)
-    except asyncio.CancelledError:
-        taking.add_done_callback(lambda done: os.close(done.result()) if _ok(done) else None)
-        raise
-
-
-def _ok(done: asyncio.Future[int]) -> bool:
-    return not done.cancelled() and done.exception() is None
-
-
-def _is_linked(fd: int, path: Path) -> bool:
-    """Whether an open file is still the one at the path."""
-    try:
-        named = os.stat(path, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    held = os.fstat(fd)
-    return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
-
-
-def _unlink_unlocked(path: Path) -> bool:
-    """Remove a file that no process has locked; say whether it is gone."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        if error.errno == errno.ELOOP:  # a symlink is none of our files
-            os.unlink(path)
+    def _evict(self, key: str) -> bool:
+        """Remove a finished file unless somebody reads or fetches it."""
+        path = self._root / key
+        if path.parent.parent != self._root:  # a ledger that we did not write
             return True
-        raise
+        return remove_unlocked(path.with_name(f"{path.name}{_PART}")) and remove_unlocked(path)
+
+    def _remaining(self, entered: dict[str, int | None]) -> set[str]:
+        """Clear up; return the entered files that are there, or being fetched."""
+        found = set()
+        for key, crc in entered.items():
+            path = self._root / key
+            fetched = not remove_unlocked(path.with_name(f"{path.name}{_PART}"))
+            if fetched or (path.exists() if crc is not None else not remove_unlocked(path)):
+                found.add(key)
+        for path in self._folder.iterdir():
+            key = f"{self._namespace}/{path.name.removesuffix(_PART)}"
+            if key not in found and not path.is_dir():
+                remove_unlocked(path)
+        return found
+
+
+async def _wait_for(lock: FileLock) -> None:
+    """Wait while another process fetches a file, for as long as that takes."""
+    waiting = lock.twin()
+
+    def wait() -> None:
+        try:
+            waiting.exclude()
+        finally:
+            waiting.close()
+
+    await in_own_thread(wait, lambda _: None)
+
+
+def _close_lease(lease: Lease | None) -> None:
+    if lease is not None:
+        lease.close()
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _mapped(path: Path, nbytes: int, access: int) -> memoryview:
+    """Map a file that is locked already.
+
+    The map keeps its file open. It is opened anew for that, so that the lock is not kept with it;
+    and nobody closes the map: it goes with the last view of it, which an error on its way may hold.
+    """
+    if not nbytes:
+        return memoryview(bytearray())
+    flags = os.O_RDONLY if access == mmap.ACCESS_READ else os.O_RDWR
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is_linked(fd, path):
-            os.unlink(path)
-    except BlockingIOError:
-        return False
+        return memoryview(mmap.mmap(fd, nbytes, access=access))
     finally:
         os.close(fd)
-    return True
-
-
-@contextlib.contextmanager
-def _writable(fd: int, nbytes: int) -> Iterator[memoryview]:
-    if not nbytes:
-        yield memoryview(bytearray())
-        return
-    with mmap.mmap(fd, nbytes) as mapped, memoryview(mapped) as view:
-        yield view
-
-
-@contextlib.contextmanager
-def _full_disk_is_clear(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CacheError(
-            f"the cache folder {root} has no space left: {error.strerror}; "
-            "lower max_cache_size or give another cache_dir"
-        ) from error
