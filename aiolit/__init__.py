@@ -12,18 +12,27 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aiolit import aio, errors
+    from aiolit.streaming.combined import CombinedStreamingDataset
     from aiolit.streaming.dataloader import StreamingDataLoader
     from aiolit.streaming.dataset import StreamingDataset
+    from aiolit.streaming.parallel import ParallelStreamingDataset
+    from aiolit.streaming.split import train_test_split
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "CombinedStreamingDataset": "aiolit.streaming.combined",
+    "ParallelStreamingDataset": "aiolit.streaming.parallel",
+    "train_test_split": "aiolit.streaming.split",
     "StreamingDataLoader": "aiolit.streaming.dataloader",
     "StreamingDataset": "aiolit.streaming.dataset",
 }
 _MODULES = ("aio", "errors")
 
 __all__ = [
+    "CombinedStreamingDataset",
+    "ParallelStreamingDataset",
+    "train_test_split",
     "StreamingDataLoader",
     "StreamingDataset",
     "aio",

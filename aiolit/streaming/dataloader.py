@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
@@ -28,7 +28,8 @@ class StreamingDataLoader(DataLoader[Any]):
 
     Args:
         dataset: A ``StreamingDataset`` or another of aiolit's streaming data sets.
-        batch_size: Samples in a batch of this rank.
+        batch_size: Samples in a batch of this rank; for a mixture with
+            ``batching_method="per_stream"`` also one for each member.
         num_workers: Worker processes; 0 reads in this process, fetching ahead all the same.
         shuffle: Set the data set's ``shuffle``; None leaves it.
         drop_last: Set the data set's ``drop_last``; None leaves it.
@@ -42,7 +43,7 @@ class StreamingDataLoader(DataLoader[Any]):
         self,
         dataset: Streamable,
         *args: Any,
-        batch_size: int = 1,
+        batch_size: int | Sequence[int] = 1,
         num_workers: int = 0,
         prefetch_factor: int | None = None,
         shuffle: bool | None = None,
@@ -52,11 +53,15 @@ class StreamingDataLoader(DataLoader[Any]):
     ) -> None:
         if args:
             raise ConfigError("give StreamingDataLoader's arguments after dataset by name")
-        _check(dataset, batch_size, num_workers, kwargs)
+        _check(dataset, num_workers, kwargs)
         if shuffle is not None:
             dataset.set_shuffle(shuffle)
         if drop_last is not None:
             dataset.set_drop_last(drop_last)
+        dataset.set_batch_size(batch_size)
+        dataset.set_num_workers(num_workers)
+        if not isinstance(batch_size, int):
+            batch_size = max(batch_size)
         self._collate: Collate = default_collate if collate_fn is None else collate_fn
         options = {**kwargs, "num_workers": num_workers, "prefetch_factor": prefetch_factor}
         super().__init__(
@@ -95,7 +100,7 @@ class StreamingDataLoader(DataLoader[Any]):
             position = self._source.position
         else:
             run, taken = self._reading
-            position = run.after(taken)
+            position = self._source.position_after(run, taken)
         return {"version": VERSION, "dataset": self._source.save(position)}
 
     def load_state_dict(self, obj: dict[str, Any]) -> None:
@@ -161,15 +166,12 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _check(
-    dataset: object, batch_size: object, num_workers: object, kwargs: dict[str, Any]
-) -> None:
+def _check(dataset: object, num_workers: object, kwargs: dict[str, Any]) -> None:
     if not isinstance(dataset, Streamable):
         raise ConfigError(
             "StreamingDataLoader reads aiolit's streaming data sets, not "
             f"{type(dataset).__name__}; torch's DataLoader reads others"
         )
-    whole_number(batch_size, "batch_size")
     if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
         raise ConfigError(f"num_workers must be a whole number from 0 on, not {num_workers!r}")
     for name in ("sampler", "batch_sampler"):

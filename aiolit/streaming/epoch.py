@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,10 +63,6 @@ class Run:
         """Return the position once ``batches`` of this run were taken."""
         return self.position.after(self.deal, self.base, batches)
 
-    def next_epoch(self) -> Position:
-        """Return where the next epoch begins."""
-        return self.position.next_epoch()
-
 
 class Streamable(IterableDataset[Any]):
     """A data set that a ``StreamingDataLoader`` can read: what all streaming data sets are.
@@ -122,6 +118,9 @@ class Streamable(IterableDataset[Any]):
 
     def batches(self, run: Run, worker: int) -> Iterator[list[Any]]:
         """Yield the batches of one worker of this rank, in order, as lists of samples."""
+        return self._of_epoch(run, worker)
+
+    def _of_epoch(self, run: Run, worker: int) -> Iterator[list[Any]]:
         dealt, base = self._dealt(run.position, run.options, run.deal, run.rank)
         share = dealt.share_of(base, run.rank, worker, run.position.own)
         take = dealt.deal.share
@@ -159,6 +158,10 @@ class Streamable(IterableDataset[Any]):
             self._reading = (run, worker, number)
             yield from batch
         self._reading = None
+
+    def position_after(self, run: Run, batches: int) -> Position:
+        """Return the position once ``batches`` of a run were taken."""
+        return run.after(batches)
 
     def next_position(self, run: Run) -> Position:
         """Return where the epoch after a run begins."""
@@ -209,7 +212,7 @@ class Streamable(IterableDataset[Any]):
             return self.save(self._position)
         run, worker, taken = self._reading
         if get_worker_info() is None:
-            return self.save(run.after(taken))
+            return self.save(self.position_after(run, taken))
         own = replace(run.position, own=run.position.own + taken)
         return {**self.save(own), "worker": worker}
 
@@ -253,7 +256,7 @@ class Streamable(IterableDataset[Any]):
             raise ConfigError(f"drop_last must be True, False or None, not {drop_last!r}")
         self._drop_last = drop_last
 
-    def set_batch_size(self, batch_size: int) -> None:
+    def set_batch_size(self, batch_size: int | Sequence[int]) -> None:
         """Tell the size of the batches in which this data set will be read; ``len`` uses it."""
         self._readers = (self._readers[0], whole_number(batch_size, "batch_size"))
 

@@ -30,6 +30,7 @@ from aiolit.format.dataset_info import (
     is_whole_compressed,
     plain_name,
     stored_name,
+    whole_file_codec,
 )
 from aiolit.format.loader import BoundLoader, SampleReader
 from aiolit.plan.coalesce import coalesce, cover, split
@@ -335,7 +336,10 @@ class ChunkFetcher:
         self._stats.bytes_fetched += len(packed)
         self._stats.requests += 1
         plain = await asyncio.to_thread(
-            decompress_whole, packed, expected_nbytes=chunk.nbytes, source=self._url(chunk)
+            partial(decompress_whole, codec=whole_file_codec(chunk, config)),
+            packed,
+            expected_nbytes=chunk.nbytes,
+            source=self._url(chunk),
         )
         target[:] = plain
 

@@ -14,6 +14,7 @@ from aiolit.plan.order import Deal, Leg
 from aiolit.plan.runs import Runs
 
 VERSION = 1
+_OPTIONAL = ("own", "begun")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +25,14 @@ class Position:
         epoch: The epoch, from 1.
         legs: What was taken of it, one entry for each topology it was read on.
         own: Batches that one worker alone has yielded beyond that; only in a worker's own state.
+        begun: Samples of the epochs before, over all ranks; only where epochs follow each other in
+            an endless stream (``ParallelStreamingDataset``).
     """
 
     epoch: int = 1
     legs: tuple[Leg, ...] = ()
     own: int = 0
+    begun: int = 0
 
     def after(self, deal: Deal, base: int, batches: int) -> Position:
         """Return the position once ``batches`` more were taken.
@@ -50,7 +54,8 @@ class Position:
         """Write the position as plain values."""
         legs = [{**asdict(leg.deal), "batches": leg.batches} for leg in self.legs]
         found: dict[str, Any] = {"epoch": self.epoch, "legs": legs}
-        return {**found, "own": self.own} if self.own else found
+        found.update({name: getattr(self, name) for name in _OPTIONAL if getattr(self, name)})
+        return found
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Position:
@@ -73,7 +78,9 @@ class Position:
                 )
                 for leg in value["legs"]
             )
-            return cls(int(value["epoch"]), legs, int(value.get("own", 0)))
+            return cls(
+                int(value["epoch"]), legs, int(value.get("own", 0)), int(value.get("begun", 0))
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"this is no state of a streaming data set: {error!r}") from error
 

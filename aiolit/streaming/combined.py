@@ -1,0 +1,296 @@
+"""``CombinedStreamingDataset``: a mixture of streaming data sets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aiolit.errors import ConfigError
+from aiolit.plan.order import Deal
+from aiolit.plan.subset import exact_shares
+from aiolit.streaming.deck import ReadableDeck
+from aiolit.streaming.epoch import Readers, Streamable, whole_number
+from aiolit.streaming.mixture import MixDeck, MixShares, UnitDeck
+from aiolit.streaming.state import Position
+from aiolit.streaming.topology import Topology
+
+Method = Literal["stratified", "per_stream"]
+Schedule = tuple[tuple[int, tuple[float, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MixOptions:
+    """What fixes the order of a mixture."""
+
+    members: tuple[Any, ...]
+    seed: int
+    schedule: Schedule | None
+    batch_sizes: tuple[int, ...] | None
+    drop_last: bool | None
+
+
+class CombinedStreamingDataset(Streamable):
+    """Samples of several streaming data sets, mixed in exact proportions.
+
+    The proportions hold in every block of a few hundred samples of every worker, and all ranks end
+    together. Which member comes when is a function of the seed, the epoch and the reader.
+
+    Args:
+        datasets: The members: any streaming data sets, other mixtures too.
+        seed: The seed of the choice.
+        weights: The share of each member; they are scaled to add up to 1. By default the members'
+            lengths.
+        iterate_over_all: Read every sample of every member; only without ``weights``. False ends
+            the epoch when the first member is used up.
+        batching_method: ``"stratified"`` mixes members within a batch; with ``"per_stream"`` each
+            batch is of one member, and ``set_batch_size`` (or the loader's ``batch_size``) takes a
+            size for each.
+        force_override_state_dict: Take a saved state that does not fit, with a warning.
+        weight_schedule: Weights that change within an epoch: ``[(0, [1, 0]), (100_000, [1, 1])]``
+            goes over to equal shares after 100,000 samples, counted over all ranks.
+
+    Raises:
+        ConfigError: A weight is negative or no number, all are zero, or their number is wrong.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[Streamable],
+        seed: int = 42,
+        weights: Sequence[float] | None = None,
+        iterate_over_all: bool = True,
+        batching_method: Method = "stratified",
+        force_override_state_dict: bool = False,
+        *,
+        weight_schedule: Sequence[tuple[int, Sequence[float]]] | None = None,
+    ) -> None:
+        super().__init__(drop_last=None, canonical=None, force=force_override_state_dict)
+        self.datasets = check_members(datasets)
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ConfigError(f"seed must be a whole number, not {seed!r}")
+        if batching_method not in ("stratified", "per_stream"):
+            raise ConfigError(
+                f"batching_method must be 'stratified' or 'per_stream', not {batching_method!r}"
+            )
+        if weights is not None and weight_schedule is not None:
+            raise ConfigError("give weights or weight_schedule, not both")
+        if weights is not None:
+            weight_schedule = [(0, weights)]
+        if weight_schedule is not None and iterate_over_all:
+            raise ConfigError(
+                "weights mean that members end at different times: give iterate_over_all=False"
+            )
+        self._seed, self._method = seed, batching_method
+        self._all = iterate_over_all
+        self._schedule: Schedule | None = None
+        if weight_schedule is not None:
+            self._schedule = _checked_schedule(weight_schedule, len(self.datasets))
+        self._batch_sizes: tuple[int, ...] | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples an epoch has over all ranks, the last, short batches included."""
+        return int(self._phases(self._epoch_decks()).sum())
+
+    def set_weights(self, weights: Sequence[float]) -> None:
+        """Mix in other shares from the next iteration on; saved with the state.
+
+        Raises:
+            ConfigError: As for the constructor's ``weights``; or all members are to be read whole.
+        """
+        if self._all:
+            raise ConfigError("iterate_over_all=True reads every member whole, without weights")
+        self._schedule = _checked_schedule([(0, weights)], len(self.datasets))
+
+    def set_batch_size(self, batch_size: int | Sequence[int]) -> None:
+        """Tell the batch size, or with ``per_stream`` one for each member."""
+        if isinstance(batch_size, Sequence):
+            if self._method != "per_stream" or len(batch_size) != len(self.datasets):
+                raise ConfigError(
+                    "a list of batch sizes needs batching_method='per_stream' and one size for "
+                    f"each of the {len(self.datasets)} members, not {batch_size!r}"
+                )
+            self._batch_sizes = tuple(whole_number(one, "batch_size") for one in batch_size)
+            batch_size = max(self._batch_sizes)
+        super().set_batch_size(batch_size)
+
+    def set_shuffle(self, shuffle: bool) -> None:
+        """Set whether the members' epochs are shuffled."""
+        for dataset in self.datasets:
+            dataset.set_shuffle(shuffle)
+
+    # ---- what the reading of it needs ------------------------------------------------------
+
+    def options(self) -> MixOptions:
+        """Return what fixes the order; see ``Streamable``."""
+        members = tuple(dataset.options() for dataset in self.datasets)
+        sizes = self._unit_sizes() if self._method == "per_stream" else None
+        return MixOptions(members, self._seed, self._schedule, sizes, self._drop_last)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a saved state must agree in; see ``Streamable``."""
+        found = {
+            "kind": "CombinedStreamingDataset",
+            "members": [dataset.identity() for dataset in self.datasets],
+            "seed": self._seed,
+            "batching_method": self._method,
+            "iterate_over_all": self._all,
+        }
+        if self._method == "per_stream":  # what is dealt are batches, so their sizes must stay
+            found["batch_sizes"] = list(self._unit_sizes())
+        return found
+
+    def save(self, position: Position) -> dict[str, Any]:
+        """Write a position as a JSON-able state; the weights are part of it."""
+        schedule = self._schedule
+        weights = None if schedule is None else [[at, list(shares)] for at, shares in schedule]
+        return {**super().save(position), "weights": weights}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on at a saved position, with the weights of that time; see ``Streamable``."""
+        super().load(state)
+        saved = state.get("weights")
+        if saved is not None:
+            self._schedule = _checked_schedule(saved, len(self.datasets))
+
+    def find_topology(self) -> Topology:
+        """Return this process's place, as the first member finds it."""
+        return self.datasets[0].find_topology()
+
+    def deck(self, position: Position, options: MixOptions, readers: Readers) -> ReadableDeck:
+        """Return all samples of an epoch; see ``Streamable``."""
+        decks = self._member_decks(position, options, readers)
+        return MixDeck(decks, self._phases(decks, options.schedule), options.seed)
+
+    def as_batch(self, samples: list[Any]) -> list[Any]:
+        """Return the samples of a batch; with ``per_stream`` a batch was dealt as one."""
+        if self._method == "per_stream":
+            return [sample for unit in samples for sample in unit]
+        return samples
+
+    def __len__(self) -> int:
+        """Count this rank's samples in the coming epoch, or in what a loaded state left of it."""
+        if self._method == "stratified":
+            return super().__len__()
+        run = self.begin(self._as_told())
+        dealt, _ = self._dealt(run.position, run.options, run.deal, run.rank)
+        assert isinstance(dealt.shares, MixShares)
+        nodes = range(run.rank, run.deal.canonical, run.deal.ranks)
+        workers = run.deal.workers
+        lanes = [node * workers + worker for node in nodes for worker in range(workers)]
+        done = dealt.consumed(run.base)
+        units = dealt.shares.counts.sum(axis=0)[:, lanes].sum(axis=1)
+        for lane in lanes:
+            units -= dealt.shares.picks(lane).upto(int(done[lane])).sum(axis=0)
+        most = sum(len(deck) for deck in self._epoch_decks())
+        return min(int((units * np.array(run.options.batch_sizes)).sum()), most)
+
+    # ---- inside ----------------------------------------------------------------------------
+
+    def _deal(self, readers: Readers) -> Deal:
+        if self._method == "stratified":
+            return super()._deal(readers)
+        return Readers(readers.topology, readers.workers, 1).deal(self._drop_last, None)
+
+    def _epoch_decks(self) -> list[ReadableDeck]:
+        readers = Readers(Topology(), 1, 1)
+        return [one.deck(Position(), one.options(), readers) for one in self.datasets]
+
+    def _unit_sizes(self) -> tuple[int, ...]:
+        return self._batch_sizes or (self._readers[1],) * len(self.datasets)
+
+    def _member_decks(
+        self, position: Position, options: MixOptions, readers: Readers
+    ) -> list[ReadableDeck]:
+        epoch = Position(position.epoch)
+        decks = [
+            dataset.deck(epoch, of_member, readers)
+            for dataset, of_member in zip(self.datasets, options.members, strict=True)
+        ]
+        if options.batch_sizes is None:
+            return decks
+        drop = readers.deal(options.drop_last, None).drop_last
+        return [
+            UnitDeck(deck, size, drop_last=drop)
+            for deck, size in zip(decks, options.batch_sizes, strict=True)
+        ]
+
+    def _phases(
+        self, decks: Sequence[ReadableDeck], schedule: Schedule | None = None
+    ) -> NDArray[np.int64]:
+        sizes = [len(deck) for deck in decks]
+        schedule = self._schedule if schedule is None else schedule
+        if schedule is None:
+            if not self._all:
+                total = sum(sizes)
+                schedule = ((0, tuple(size / max(1, total) for size in sizes)),)
+            else:
+                return np.array([sizes], np.int64)
+        return _phases(sizes, schedule)
+
+
+def _phases(sizes: Sequence[int], schedule: Schedule) -> NDArray[np.int64]:
+    """Return how many samples of each member each phase holds, until a member is used up."""
+    left, found = list(sizes), []
+    for number, (begin, weights) in enumerate(schedule):
+        until = schedule[number + 1][0] - begin if number + 1 < len(schedule) else math.inf
+        lasts = min(have / weight for have, weight in zip(left, weights, strict=True) if weight > 0)
+        total = int(min(until, lasts + 1e-9))
+        counts = exact_shares(total, weights)
+        counts = [min(count, have) for count, have in zip(counts, left, strict=True)]
+        found.append(counts)
+        left = [have - count for have, count in zip(left, counts, strict=True)]
+        if lasts <= until:
+            break
+    return np.array(found, np.int64)
+
+
+def _checked_schedule(schedule: Sequence[tuple[int, Sequence[float]]], members: int) -> Schedule:
+    found = []
+    for begin, weights in schedule:
+        if len(weights) != members:
+            raise ConfigError(f"{len(weights)} weights for {members} data sets: {weights!r}")
+        for weight in weights:
+            if not _is_weight(weight):
+                raise ConfigError(f"a weight must be a number from 0 on, not {weight!r}")
+        total = float(sum(weights))
+        if total <= 0:
+            raise ConfigError("at least one weight must be above 0")
+        found.append((int(begin), tuple(float(weight) / total for weight in weights)))
+    begins = [begin for begin, _ in found]
+    if not begins or begins[0] != 0 or begins != sorted(set(begins)):
+        raise ConfigError(
+            f"a weight schedule begins at sample 0 and goes on in ascending order, not {begins}"
+        )
+    return tuple(found)
+
+
+def check_members(datasets: Sequence[Streamable]) -> list[Streamable]:
+    """Check the members of a composed data set.
+
+    Raises:
+        ConfigError: There is none, or one is no streaming data set.
+    """
+    members = list(datasets)
+    if not members:
+        raise ConfigError("give at least one data set")
+    for member in members:
+        if not _is_streamable(member):
+            raise ConfigError(
+                f"the members must be aiolit's streaming data sets, not {type(member).__name__}"
+            )
+    return members
+
+
+def _is_streamable(value: object) -> bool:
+    return isinstance(value, Streamable)
+
+
+def _is_weight(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= value < math.inf  # type: ignore[operator]
