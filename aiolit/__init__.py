@@ -12,31 +12,52 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aiolit import aio, errors
+    from aiolit.format.encryption import Encryption, FernetEncryption, RSAEncryption
+    from aiolit.format.loader import PyTreeLoader, TokensLoader
+    from aiolit.processing.functions import optimize
+    from aiolit.processing.sentinel import ALL_DONE
     from aiolit.streaming.combined import CombinedStreamingDataset
     from aiolit.streaming.dataloader import StreamingDataLoader
     from aiolit.streaming.dataset import StreamingDataset
     from aiolit.streaming.parallel import ParallelStreamingDataset
+    from aiolit.streaming.resolver import Dir
     from aiolit.streaming.split import train_test_split
 
 __version__ = "0.1.0"
 
+_MODULES = ("aio", "errors")
 _HOME = {
+    "ALL_DONE": "aiolit.processing.sentinel",
     "CombinedStreamingDataset": "aiolit.streaming.combined",
+    "Dir": "aiolit.streaming.resolver",
+    "Encryption": "aiolit.format.encryption",
+    "FernetEncryption": "aiolit.format.encryption",
+    "optimize": "aiolit.processing.functions",
     "ParallelStreamingDataset": "aiolit.streaming.parallel",
-    "train_test_split": "aiolit.streaming.split",
+    "PyTreeLoader": "aiolit.format.loader",
+    "RSAEncryption": "aiolit.format.encryption",
     "StreamingDataLoader": "aiolit.streaming.dataloader",
     "StreamingDataset": "aiolit.streaming.dataset",
+    "TokensLoader": "aiolit.format.loader",
+    "train_test_split": "aiolit.streaming.split",
 }
-_MODULES = ("aio", "errors")
 
 __all__ = [
+    "aio",
+    "ALL_DONE",
     "CombinedStreamingDataset",
+    "Dir",
+    "Encryption",
+    "errors",
+    "FernetEncryption",
+    "optimize",
     "ParallelStreamingDataset",
-    "train_test_split",
+    "PyTreeLoader",
+    "RSAEncryption",
     "StreamingDataLoader",
     "StreamingDataset",
-    "aio",
-    "errors",
+    "TokensLoader",
+    "train_test_split",
 ]
 
 
