@@ -411,10 +411,10 @@ def test_no_side_effects(tmp_path: Path) -> None:
     """Random state, signal handlers, the environment: the fixtures look at the rest."""
     random.seed(3)
     np.random.seed(3)
-    before = random.getstate(), np.random.get_state()[1].tobytes()  # type: ignore[index, union-attr]
+    before = random.getstate(), np.random.get_state()[1].tobytes()  # type: ignore[index]
     handler = signal.getsignal(signal.SIGINT)
     write(record, range(50), tmp_path / "out", verbose=True)
-    after = random.getstate(), np.random.get_state()[1].tobytes()  # type: ignore[index, union-attr]
+    after = random.getstate(), np.random.get_state()[1].tobytes()  # type: ignore[index]
     assert before == after
     assert signal.getsignal(signal.SIGINT) is handler
     assert psutil.Process().children() == []

@@ -113,7 +113,8 @@ class TestSentinel:
 
     def test_a_word_is_no_mark(self) -> None:
         assert repr(ALL_DONE) == "ALL_DONE"
-        assert ALL_DONE != "ALL_DONE"
+        assert {ALL_DONE, "ALL_DONE"} == {"ALL_DONE", AllDone()}
+        assert len({ALL_DONE, "ALL_DONE"}) == 2
 
     def test_the_documented_path(self) -> None:
         assert data_processor.ALL_DONE is ALL_DONE

@@ -22,7 +22,7 @@ from aiolit.processing.weights import WeightedSizer, check_weights
 class TestRunSizer:
     def test_starts_with_one_and_grows_at_most_fourfold(self) -> None:
         sizer = RunSizer(2)
-        sizes = []
+        sizes: list[int] = []
         for _ in range(6):
             sizes.append(sizer.next_size())
             sizer.finished(sizes[-1], seconds=1e-6 * sizes[-1])
@@ -42,7 +42,7 @@ class TestRunSizer:
 
     def test_the_last_runs_are_short(self) -> None:
         sizer = RunSizer(4, total=1000)
-        sizes = []
+        sizes: list[int] = []
         while sum(sizes) < 1000:
             sizes.append(sizer.next_size())
             sizer.finished(100, seconds=1e-3)
@@ -61,7 +61,7 @@ class TestWeights:
 
         weights = np.array([1.0] * 20 + [100.0] + [1.0] * 20)
         sizer = WeightedSizer(Tens(), weights)
-        sizes = []
+        sizes: list[int] = []
         while sum(sizes) < len(weights):
             sizes.append(sizer.next_size())
         assert sizes == [20, 1, 20] or sizes[-2:] == [1, 20]
