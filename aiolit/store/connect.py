@@ -20,6 +20,11 @@ _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _REMOTE = {
     "s3": ("s3", "aiolit.store.s3", "S3Store"),
     "r2": ("s3", "aiolit.store.s3", "S3Store"),
+    "gs": ("gcs", "aiolit.store.gcs", "GcsStore"),
+    "azure": ("azure", "aiolit.store.azure", "AzureStore"),
+    "http": ("http", "aiolit.store.http", "HttpStore"),
+    "https": ("http", "aiolit.store.http", "HttpStore"),
+    "hf": ("hf", "aiolit.store.huggingface", "HuggingFaceStore"),
 }
 
 
@@ -42,8 +47,9 @@ def open_store(
     """Return the store at a URL; no I/O happens yet.
 
     Args:
-        url: A folder (a path, ``local:path`` or ``file:///path``), ``s3://``, ``r2://``, or
-            ``memory://name``, which is one store per name and process.
+        url: A folder (a path, ``local:path`` or ``file:///path``), ``s3://``, ``r2://``,
+            ``gs://``, ``azure://``, ``http(s)://``, ``hf://``, or ``memory://name``, which is
+            one store per name and process.
         storage_options: What the store's client takes; see the store's class. Local folders
             take none and ignore them, since the same call often serves both.
         session_options: The same, of the session (S3 only).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
@@ -16,24 +16,17 @@ from aiolit.errors import (
     ObjectNotFoundError,
     StoreError,
 )
-from aiolit.store.base import ByteStream, Data, ObjectInfo, Store, buffers, check_range
-from aiolit.store.http_semantics import (
-    check_start,
-    check_version,
-    content_length,
-    if_match,
-    modified,
-    range_header,
-)
+from aiolit.store.base import Data, ObjectInfo, buffers
+from aiolit.store.http_reads import HttpReads, Versioned
+from aiolit.store.http_semantics import content_length, if_match, modified
 from aiolit.store.loop_bound import LoopBound
 from aiolit.store.s3_client import S3Client
 from aiolit.store.s3_errors import client_errors
 from aiolit.store.s3_options import S3Options, parse_s3_options
-from aiolit.store.transport import ResponseStream, receive
 from aiolit.store.upload import Upload, part_nbytes_for
 
 
-class S3Store(LoopBound[S3Client], Store):
+class S3Store(LoopBound[S3Client], HttpReads):
     """The objects below ``s3://bucket/prefix``.
 
     Args:
@@ -107,42 +100,12 @@ class S3Store(LoopBound[S3Client], Store):
                 raise StoreError(f"{url}: the server does not say its size", url=url)
             return ObjectInfo(key, size, headers.get("ETag"), modified(headers))
 
-    async def read_into(
-        self,
-        key: str,
-        start: int,
-        out: memoryview,
-        *,
-        etag: str | None = None,
-        on_etag: Callable[[str | None], None] | None = None,
-        on_progress: Callable[[int], None] | None = None,
-    ) -> str | None:
-        end = start + len(out)
-        check_range(self, key, start, end)
-        if start == end:
-            return etag
-        headers = {"Range": range_header(start, end), **if_match(etag)}
-        async with self._request("GET", key, headers=headers) as response:
-            return await receive(
-                response,
-                start,
-                out,
-                url=self.object_url(key),
-                etag=etag,
-                on_etag=on_etag,
-                on_progress=on_progress,
-            )
-
     @asynccontextmanager
-    async def stream(
-        self, key: str, start: int = 0, *, etag: str | None = None
-    ) -> AsyncIterator[ByteStream]:
-        url = self.object_url(key)
-        headers = {"Range": range_header(start, None)} if start else {}
+    async def _get(
+        self, key: str, headers: Mapping[str, str], etag: str | None
+    ) -> AsyncIterator[Versioned]:
         async with self._request("GET", key, headers={**headers, **if_match(etag)}) as response:
-            check_version(etag, response.headers.get("ETag"), url=url)
-            check_start(response.status, response.headers, start, url=url)
-            yield ResponseStream(response, url)
+            yield Versioned(response, response.headers.get("ETag"))
 
     async def list(self, prefix: str = "", *, after: str = "") -> AsyncGenerator[ObjectInfo, None]:
         client = await self._client()
