@@ -45,6 +45,7 @@ _ACCESS_HELP = (
     "storage_options={'service_file': ...}. A public bucket: storage_options={'anon': True}"
 )
 _RESUME = 308
+_NO_BUCKET = "there is no bucket"
 
 
 class _GcsClient:
@@ -180,7 +181,7 @@ class GcsStore(LoopBound[_GcsClient], HttpReads):
         said, url = _said(body), self.object_url(key)
         if response.status == 404 and "bucket" in said.lower():
             return ObjectNotFoundError(
-                f"there is no bucket gs://{self._bucket} (asked for {url}: {said})", url=url
+                f"{_NO_BUCKET} gs://{self._bucket} (asked for {url}: {said})", url=url
             )
         return status_error(
             response.status, response.headers, url=url, detail=said, access_help=_ACCESS_HELP
@@ -272,7 +273,7 @@ class GcsStore(LoopBound[_GcsClient], HttpReads):
             async with self._request("DELETE", self._object(key), key, query={}):
                 return
         except ObjectNotFoundError as error:
-            if "bucket" in str(error):
+            if str(error).startswith(_NO_BUCKET):
                 raise
 
 
