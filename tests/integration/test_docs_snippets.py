@@ -44,9 +44,8 @@ TIME_LIMIT_S = 90
 # it runs. In the file a comment keeps mypy from reporting the missing names.
 RAW = "StreamingRawDataset comes with the other sources"
 HUB = "hf:// comes with the other sources"
+WRITING = "map and merge_datasets come with the writing work"
 PARQUET = "Parquet data sets come with the other sources"
-COMPOSED = "combined and parallel data sets come with the order and resume work"
-VIEWS = "splits and subsample come with the order and resume work"
 NOT_YET = {
     "raw_start": RAW,
     "raw_usage": RAW,
@@ -55,16 +54,11 @@ NOT_YET = {
     "hf_stream": HUB,
     "hf_index": HUB,
     "hf_workflow": HUB,
+    "map_resize": WRITING,
+    "map_resize_to_s3": WRITING,
+    "merge": WRITING,
     "cloud_gcs": "gs:// comes with the other sources",
     "cloud_azure": "azure:// comes with the other sources",
-    "combine": COMPOSED,
-    "combine_batching": COMPOSED,
-    "parallel": COMPOSED,
-    "parallel_transform": COMPOSED,
-    "cycle": COMPOSED,
-    "split": VIEWS,
-    "subset": VIEWS,
-    "upsample": VIEWS,
     "parquet_index": PARQUET,
     "parquet_stream": PARQUET,
     "distributed_optimize": "num_nodes runs on Ray, which comes with the writing work",

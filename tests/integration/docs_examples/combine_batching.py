@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Combine datasets: the two batching methods."""
 
 from aiolit import CombinedStreamingDataset, StreamingDataLoader, StreamingDataset

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Cycle datasets."""
 
 from aiolit import ParallelStreamingDataset, StreamingDataLoader, StreamingDataset

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Transform datasets: resize and crop a large image dataset, without a guard."""
 
 import os

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Merge datasets."""
 
 import numpy as np

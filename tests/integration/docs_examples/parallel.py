@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Parallel streaming."""
 
 from aiolit import ParallelStreamingDataset, StreamingDataLoader, StreamingDataset

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Parallel streaming: a transform of the samples, and one with random number generators."""
 
 from typing import Any, Dict, Tuple

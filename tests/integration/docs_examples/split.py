@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Split datasets for train, val, test."""
 
 from aiolit import StreamingDataset, train_test_split

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Load a subset of the remote dataset."""
 
 from aiolit import StreamingDataset, train_test_split

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Upsample from your source datasets."""
 
 from aiolit import StreamingDataset
