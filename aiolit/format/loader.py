@@ -10,6 +10,7 @@ from aiolit.format.loader_base import (
     ItemLoader,
     SampleEncoder,
     SampleReader,
+    SampleTable,
 )
 from aiolit.format.pytree import PyTreeLoader
 from aiolit.format.temporal import TemporalArrayLoader
@@ -22,6 +23,7 @@ __all__ = [
     "PyTreeLoader",
     "SampleEncoder",
     "SampleReader",
+    "SampleTable",
     "TemporalArrayLoader",
     "TokensLoader",
     "default_loader",

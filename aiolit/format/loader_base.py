@@ -14,7 +14,7 @@ from aiolit.format.chunk import RowsView, open_chunk, open_range
 from aiolit.format.dataset_info import ChunkInfo, DatasetConfig, Index, loader_name
 from aiolit.format.encryption_base import Encryption
 from aiolit.format.serializers import BytesLike, SerializerRegistry
-from aiolit.format.views import ChunkView
+from aiolit.format.views import ChunkView, ClassicView
 
 MOST_BYTES = 2**32 - 1  # file offsets have 32 bits
 
@@ -80,6 +80,28 @@ class SampleReader(ABC):
         """Return several samples, in the order of ``indices``."""
         sample = self.sample
         return [sample(index) for index in indices]
+
+    def table(self) -> SampleTable | None:
+        """Return the stored bytes of all samples as rows of one length, not copied.
+
+        None where samples differ in length, or are not stored as plain bytes.
+
+        Raises:
+            ChecksumError: Bytes differ from what was written; all of them are checked.
+        """
+        return None
+
+
+class SampleTable(NamedTuple):
+    """Samples of one length as they are stored.
+
+    Attributes:
+        rows: ``(samples, bytes)``; a view of the chunk.
+        first: The number of the first row's sample in the chunk.
+    """
+
+    rows: NDArray[np.uint8]
+    first: int
 
 
 class BoundLoader(ABC):
@@ -254,6 +276,23 @@ class ItemReader(SampleReader):
             locate(error, f"{self._view.source}: item {indices[len(samples)]}")
             raise
         return samples
+
+    def table(self) -> SampleTable | None:
+        """Return the items as rows of one length; see ``SampleReader``."""
+        view = self._view
+        if type(view) is not ClassicView or not view.count:
+            return None
+        borders = np.asarray(view.borders)
+        sizes = np.diff(borders)
+        nbytes = int(sizes[0])
+        if not nbytes or (sizes != nbytes).any():
+            return None
+        if view.checks is not None:
+            view.checks.verify_all()
+        data = np.frombuffer(
+            view.data, np.uint8, count=view.count * nbytes, offset=int(borders[0]) - view.base
+        )
+        return SampleTable(data.reshape(view.count, nbytes), view.first)
 
 
 class RowReader(SampleReader):

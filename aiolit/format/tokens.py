@@ -21,6 +21,7 @@ from aiolit.format.loader_base import (
     ItemLoader,
     SampleEncoder,
     SampleReader,
+    SampleTable,
     check_item_size,
     check_name,
     needs_first_sample,
@@ -288,6 +289,14 @@ class TokensReader(SampleReader):
             return super().samples(indices)  # raises for the one that is outside
         stream, decode, step, first = self._stream, self._decode, self._step, self._first
         return [decode(stream[(at - first) * step : (at - first + 1) * step]) for at in indices]
+
+    def table(self) -> SampleTable | None:
+        """Return the blocks as rows; see ``SampleReader``."""
+        nbytes = self._count * self._step
+        if self._checks is not None:
+            self._checks.verify(self._base, self._base + nbytes)
+        data = np.frombuffer(self._stream, np.uint8, count=nbytes)
+        return SampleTable(data.reshape(self._count, self._step), self._first)
 
 
 class TokensEncoder(SampleEncoder):

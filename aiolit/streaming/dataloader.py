@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
 from aiolit.errors import ConfigError, StateError
-from aiolit.streaming.epoch import Readers, Run, Streamable, whole_number
+from aiolit.streaming.epoch import Readers, Run, Streamable, Streamed, whole_number
 from aiolit.streaming.state import VERSION, Position
 from aiolit.streaming.topology import Topology
 
@@ -41,7 +41,7 @@ class StreamingDataLoader(DataLoader[Any]):
 
     def __init__(
         self,
-        dataset: Streamable,
+        dataset: Streamable | Streamed,
         *args: Any,
         batch_size: int | Sequence[int] = 1,
         num_workers: int = 0,
@@ -53,6 +53,8 @@ class StreamingDataLoader(DataLoader[Any]):
     ) -> None:
         if args:
             raise ConfigError("give StreamingDataLoader's arguments after dataset by name")
+        if isinstance(dataset, Streamed):
+            dataset = dataset.streaming()
         _check(dataset, num_workers, kwargs)
         if shuffle is not None:
             dataset.set_shuffle(shuffle)
@@ -62,13 +64,13 @@ class StreamingDataLoader(DataLoader[Any]):
         dataset.set_num_workers(num_workers)
         if not isinstance(batch_size, int):
             batch_size = max(batch_size)
-        self._collate: Collate = default_collate if collate_fn is None else collate_fn
+        self._collate = None if collate_fn is default_collate else collate_fn
         options = {**kwargs, "num_workers": num_workers, "prefetch_factor": prefetch_factor}
         super().__init__(
             dataset,
             batch_size=batch_size,
             drop_last=bool(drop_last),
-            collate_fn=self._collate,
+            collate_fn=default_collate if collate_fn is None else collate_fn,
             **options,
         )
         self._options = options
@@ -145,14 +147,13 @@ class StreamingDataLoader(DataLoader[Any]):
 class _Feed(IterableDataset[Any]):
     """What the workers iterate: whole batches, collated there."""
 
-    def __init__(self, source: Streamable, run: Run, collate: Collate) -> None:
+    def __init__(self, source: Streamable, run: Run, collate: Collate | None) -> None:
         self._source, self._next, self._collate = source, run, collate
 
     def __iter__(self) -> Iterator[Any]:
         run, self._next = self._next, _following(self._source, self._next)
         info = get_worker_info()
-        for samples in self._source.batches(run, 0 if info is None else info.id):
-            yield self._collate(samples)
+        yield from self._source.collated(run, 0 if info is None else info.id, self._collate)
 
 
 def _following(source: Streamable, run: Run) -> Run:

@@ -6,11 +6,12 @@ import copy
 import math
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
+from torch.utils.data import default_collate
 
 from aiolit.cache.chunks import CacheConfig
 from aiolit.errors import ConfigError
@@ -20,8 +21,17 @@ from aiolit.plan.lanes import OrderOptions, default_window, epoch_pool
 from aiolit.plan.runs import Runs
 from aiolit.plan.subset import pick, subsample
 from aiolit.runtime.portal import portal
-from aiolit.streaming.epoch import Readers, Streamable, whole_number
-from aiolit.streaming.reading import Batch, Finish, ReadPlan, RunsDeck, read_samples
+from aiolit.streaming.columns import ColumnCollate, column_collate
+from aiolit.streaming.deck import LaneReader
+from aiolit.streaming.epoch import Readers, Run, Streamable, Wants, whole_number
+from aiolit.streaming.reading import (
+    Batch,
+    Finish,
+    ReadPlan,
+    RunsDeck,
+    RunsReader,
+    read_samples,
+)
 from aiolit.streaming.resolver import Dir, Location, cache_limit, default_cache_dir, resolve
 from aiolit.streaming.source import (
     ChunkSource,
@@ -226,6 +236,22 @@ class StreamingDataset(Streamable):
         plan = ReadPlan(self.source, self.ahead, self.finisher())
         return RunsDeck(plan, epoch_pool(self.segments, options, position.epoch), options)
 
+    def collated(
+        self, run: Run, worker: int, collate: Callable[[list[Any]], Any] | None
+    ) -> Iterator[Any]:
+        """Yield one worker's batches, collated; fixed-size samples column by column."""
+        columns = None if collate is not None else self._columns()
+        if columns is None:
+            yield from super().collated(run, worker, collate)
+            return
+
+        def batch_of(reader: LaneReader, wants: Wants, again: list[Any]) -> Any:
+            if again or not isinstance(reader, RunsReader):
+                return default_collate(self._listed(reader, wants, again))
+            return reader.collated(wants, columns)
+
+        yield from self.read(run, worker, batch_of)
+
     def options(self) -> OrderOptions:
         """Return what fixes the order; see ``Streamable``."""
         return OrderOptions(self._shuffle, self._seed, self._window)
@@ -272,6 +298,17 @@ class StreamingDataset(Streamable):
         checked = np.array([self._checked(one) for one in indices], np.int64)
         chunks, samples = self.segments.samples_at(checked)
         return chunks.tolist(), samples.tolist()
+
+    def _columns(self) -> ColumnCollate | None:
+        cls = type(self)
+        own_samples = (
+            cls.__getitem__ is not StreamingDataset.__getitem__
+            or cls.transform is not StreamingDataset.transform
+            or cls.as_batch is not Streamable.as_batch
+            or bool(self._transforms)
+            or bool(self.source.options.serializers)
+        )
+        return None if own_samples else column_collate(self.source.index)
 
     def finisher(self) -> Finish:
         """Return what makes the user's samples of a batch: chosen once, not per sample."""

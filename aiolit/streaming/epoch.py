@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from aiolit.errors import ConfigError, StateError
 from aiolit.plan.order import Deal, Dealt, deal_epoch
-from aiolit.streaming.deck import ReadableDeck, ReadableShares
+from aiolit.streaming.deck import LaneReader, ReadableDeck, ReadableShares
 from aiolit.streaming.state import VERSION, Position, check_same
 from aiolit.streaming.topology import Topology
 
@@ -62,6 +62,21 @@ class Run:
     def after(self, batches: int) -> Position:
         """Return the position once ``batches`` of this run were taken."""
         return self.position.after(self.deal, self.base, batches)
+
+
+_TOGETHER = 32  # single samples that are read at a time
+
+T = TypeVar("T")
+Wants = Sequence[tuple[int, int]]  # lanes, and how many samples of each
+BatchOf = Callable[[LaneReader, Wants, list[Any]], T]
+
+
+@runtime_checkable
+class Streamed(Protocol):
+    """A data set whose epochs another one reads, such as a map-style one."""
+
+    def streaming(self) -> Streamable:
+        """Return what reads its epochs."""
 
 
 class Streamable(IterableDataset[Any]):
@@ -118,26 +133,55 @@ class Streamable(IterableDataset[Any]):
 
     def batches(self, run: Run, worker: int) -> Iterator[list[Any]]:
         """Yield the batches of one worker of this rank, in order, as lists of samples."""
-        return self._of_epoch(run, worker)
+        return self.read(run, worker, self._listed)
 
-    def _of_epoch(self, run: Run, worker: int) -> Iterator[list[Any]]:
+    def collated(
+        self, run: Run, worker: int, collate: Callable[[list[Any]], Any] | None
+    ) -> Iterator[Any]:
+        """Yield the batches of one worker of this rank, in order, collated.
+
+        Args:
+            run: The epoch.
+            worker: The worker.
+            collate: Makes a batch of a list of samples; None is torch's ``default_collate``, which
+                a subclass may do in another way with the same result.
+        """
+        make = default_collate if collate is None else collate
+        for samples in self.batches(run, worker):
+            yield make(samples)
+
+    def read(
+        self, run: Run, worker: int, batch_of: BatchOf[T], *, together: int = 1
+    ) -> Iterator[T]:
+        """Yield what ``batch_of`` makes of each batch's wants, with an open reader of the lanes.
+
+        Args:
+            run: The epoch.
+            worker: The worker.
+            batch_of: Makes a batch.
+            together: So many batches may be made as one where they come from one lane.
+        """
         dealt, base = self._dealt(run.position, run.options, run.deal, run.rank)
         share = dealt.share_of(base, run.rank, worker, run.position.own)
-        take = dealt.deal.share
-        left = [int(dealt.lengths[lane]) for lane in share.lanes]
-        left = [have - skip for have, skip in zip(left, share.skips, strict=True)]
+        lengths = [int(dealt.lengths[lane]) for lane in share.lanes]
+        left = [have - skip for have, skip in zip(lengths, share.skips, strict=True)]
         with dealt.shares.open(share.lanes, share.skips) as reader:
-            for turn in share.turns:
-                samples: list[Any] = []
-                for lane, have in enumerate(left):
-                    count = min(take, have)
-                    samples += reader.take(lane, count)
-                    left[lane] -= count
-                if share.repeat is not None and turn == share.turns[-1]:
+            step = together if len(left) == 1 else 1
+            for first in range(0, len(share.turns), step):
+                turns = share.turns[first : first + step]
+                most = run.deal.share * len(turns)
+                wants = [(lane, min(most, have)) for lane, have in enumerate(left)]
+                left = [have - count for have, (_, count) in zip(left, wants, strict=True)]
+                again: list[Any] = []
+                if share.repeat is not None and turns[-1] == share.turns[-1]:
                     lane, position = share.repeat
-                    with dealt.shares.open([lane], [position]) as again:
-                        samples += again.take(0, 1)
-                yield self.as_batch(samples)
+                    with dealt.shares.open([lane], [position]) as once:
+                        again = once.take(0, 1)
+                yield batch_of(reader, wants, again)
+
+    def _listed(self, reader: LaneReader, wants: Wants, again: list[Any]) -> list[Any]:
+        samples = [sample for lane, count in wants for sample in reader.take(lane, count)]
+        return self.as_batch(samples + again)
 
     def as_batch(self, samples: list[Any]) -> list[Any]:
         """Return the samples of a batch from what was dealt for it."""
@@ -154,10 +198,22 @@ class Streamable(IterableDataset[Any]):
         run = self.begin(readers)
         self._reading = (run, worker, 0)
         self._position = self.next_position(run)
-        for number, batch in enumerate(self.batches(run, worker), 1):
-            self._reading = (run, worker, number)
-            yield from batch
+        if run.deal.batch_size == 1:
+            yield from self._iterate_singly(run, worker)
+        else:
+            for number, batch in enumerate(self.batches(run, worker), 1):
+                self._reading = (run, worker, number)
+                yield from batch
         self._reading = None
+
+    def _iterate_singly(self, run: Run, worker: int) -> Iterator[Any]:
+        """Yield single samples, counted one by one but read many at a time."""
+        number = 0
+        for samples in self.read(run, worker, self._listed, together=_TOGETHER):
+            for sample in samples:
+                number += 1
+                self._reading = (run, worker, number)
+                yield sample
 
     def position_after(self, run: Run, batches: int) -> Position:
         """Return the position once ``batches`` of a run were taken."""

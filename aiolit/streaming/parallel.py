@@ -19,7 +19,7 @@ from aiolit.plan.permute import mix
 from aiolit.plan.runs import Ints
 from aiolit.streaming.combined import check_members
 from aiolit.streaming.deck import ChainDeck, LaneReader, ReadableDeck, ReadableShares, SliceDeck
-from aiolit.streaming.epoch import Readers, Run, Streamable
+from aiolit.streaming.epoch import BatchOf, Readers, Run, Streamable, T
 from aiolit.streaming.state import Position
 from aiolit.streaming.topology import Topology
 
@@ -132,13 +132,15 @@ class ParallelStreamingDataset(Streamable):
             decks.append(_cycled(dataset, of_member, readers, size, begun, total))
         return ZipDeck(decks, self._make)
 
-    def batches(self, run: Run, worker: int) -> Iterator[list[Any]]:
+    def read(
+        self, run: Run, worker: int, batch_of: BatchOf[T], *, together: int = 1
+    ) -> Iterator[T]:
         """Yield the batches of one worker; of one epoch after the other if they do not end."""
         if not self.is_endless:
-            yield from self._of_epoch(run, worker)
+            yield from super().read(run, worker, batch_of, together=together)
             return
         while True:
-            yield from self._of_epoch(run, worker)
+            yield from super().read(run, worker, batch_of, together=together)
             # Torch goes on taking its workers in turn, so the roles turn by what was just read.
             worker = (worker - run.num_batches) % run.deal.workers
             readers = Readers(

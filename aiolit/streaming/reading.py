@@ -9,13 +9,15 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from torch.utils.data import default_collate
 
-from aiolit.format.loader import SampleReader
+from aiolit.format.loader import SampleReader, SampleTable
 from aiolit.plan.lanes import Lanes, OrderOptions, Pool
 from aiolit.plan.runs import Ints
-from aiolit.plan.stream import LaneStream
+from aiolit.plan.stream import LaneStream, Taken
 from aiolit.runtime.budget import ByteBudget
 from aiolit.runtime.portal import Portal, portal
+from aiolit.streaming.columns import ColumnCollate, Rows
 from aiolit.streaming.deck import LaneReader, ReadableDeck, ReadableShares
 from aiolit.streaming.feed import PieceFeed, PieceWindow
 from aiolit.streaming.fetch import Held
@@ -113,6 +115,7 @@ class RunsReader(LaneReader):
         self._plan, self._source, self._stream = plan, plan.source, stream
         self._chunk = [piece.chunk for piece in stream.pieces]
         self._readers: dict[int, SampleReader] = {}
+        self._tables: dict[int, SampleTable] = {}
         self._held: dict[int, Held] = {}
         self._feed: PieceFeed | None = None
         self._portal: Portal | None = None
@@ -134,12 +137,65 @@ class RunsReader(LaneReader):
         traceback: TracebackType | None,
     ) -> None:
         self._readers.clear()
+        self._tables.clear()
         self._held.clear()
         if self._feed is not None:
             self._feed.close()
 
     def take(self, lane: int, count: int) -> list[Any]:
-        taken = self._stream.take(lane, count)
+        return self._of_taken(self._stream.take(lane, count))
+
+    def collated(self, wants: Sequence[tuple[int, int]], columns: ColumnCollate) -> Any:
+        """Return the batch of the next samples of some lanes, collated.
+
+        Args:
+            wants: Lanes and how many samples of each, in the batch's order.
+            columns: What makes a batch of rows; where it cannot, torch's ``default_collate`` does.
+        """
+        taken = [self._stream.take(lane, count) for lane, count in wants]
+        rows = self._rows(taken)
+        batch = None if rows is None else columns(rows)
+        if batch is None:
+            return default_collate([value for one in taken for value in self._of_taken(one)])
+        self._source.stats.samples += sum(len(one.piece) for one in taken)
+        for one in taken:
+            for finished in one.finished:
+                self._finish(finished)
+        return batch
+
+    def _rows(self, taken: Sequence[Taken]) -> Rows | None:
+        """Gather the stored bytes of samples; None where they are not rows of one length."""
+        piece = np.concatenate([one.piece for one in taken])
+        sample = np.concatenate([one.sample for one in taken])
+        wanted = np.unique(piece).tolist()
+        if not self._tables.keys() >= set(wanted) and not self._open_tables(wanted, len(piece)):
+            return None
+        tables = [self._tables[one] for one in wanted]
+        if len(tables) == 1:
+            only: Rows = tables[0].rows[sample - tables[0].first]
+            return only
+        nbytes = tables[0].rows.shape[1]
+        if any(table.rows.shape[1] != nbytes for table in tables):
+            return None
+        rows = np.empty((len(piece), nbytes), np.uint8)
+        for one, table in zip(wanted, tables, strict=True):
+            here = piece == one
+            rows[here] = table.rows[sample[here] - table.first]
+        return rows
+
+    def _open_tables(self, pieces: list[int], batch: int) -> bool:
+        missing = set(pieces) - self._readers.keys()
+        if missing and not self._open(set(pieces), batch):
+            return False
+        for piece in pieces:
+            if piece not in self._tables:
+                table = self._readers[piece].table()
+                if table is None:
+                    return False
+                self._tables[piece] = table
+        return True
+
+    def _of_taken(self, taken: Taken) -> list[Any]:
         pieces, samples = taken.piece.tolist(), taken.sample.tolist()
         values = self._read(pieces, samples)
         for finished in taken.finished:
@@ -200,6 +256,7 @@ class RunsReader(LaneReader):
     def _finish(self, pieces: range) -> None:
         for piece in pieces:
             self._readers.pop(piece, None)
+            self._tables.pop(piece, None)
             self._held.pop(piece, None)
         if self._feed is not None:
             self._feed.finish(pieces)
