@@ -1,0 +1,65 @@
+"""`python -m benchmarks`: the table. README.md says how to read it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+from benchmarks.data import Sizes
+from benchmarks.rows import NETWORK, ROWS
+from benchmarks.runner import Bench, table
+
+
+def main() -> None:
+    """Measure the rows asked for and print them."""
+    options = _parse()
+    sizes = Sizes.quick() if options.quick else Sizes()
+    rows = [ROWS[name] for name in options.rows or ROWS]
+    folder = options.folder / ("quick" if options.quick else "full")
+    bench = Bench(folder, sizes, say=lambda line: print(line, file=sys.stderr, flush=True))
+    results = bench.measure(rows, options.repeats)
+    print(_conditions(sizes, options.repeats))
+    for row in rows:
+        print()
+        print(table(row, results[row.name]))
+    if options.json:
+        plain = {
+            name: {label: [dataclasses.asdict(one) for one in runs] for label, runs in row.items()}
+            for name, row in results.items()
+        }
+        options.json.write_text(json.dumps(plain, indent=1))
+
+
+def _conditions(sizes: Sizes, repeats: int) -> str:
+    load = os.getloadavg()[0]
+    return (
+        f"{os.cpu_count()} cores, load {load:.1f}, {platform.platform()}, Python "
+        f"{platform.python_version()}; {sizes.jpegs:,} JPEG files, {sizes.tokens:,} tokens, "
+        f"{sizes.records:,} records; S3 rows: {NETWORK.first_byte_ms:.0f} ms to the first byte, "
+        f"{NETWORK.bytes_per_second / 1e6:.0f} MB/s a connection; medians of {repeats} rounds"
+    )
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}")
+    parser.add_argument("--quick", action="store_true", help="little data, one round: a smoke test")
+    parser.add_argument("--repeats", type=int, help="rounds (default 5)")
+    parser.add_argument("--json", type=Path, help="write every run to this file")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    default = Path(os.environ.get("AIOLIT_BENCH_DIR", cache / "aiolit-bench"))
+    parser.add_argument("--folder", type=Path, default=default, help=f"data (default {default})")
+    options = parser.parse_args()
+    if unknown := [name for name in options.rows if name not in ROWS]:
+        parser.error(f"unknown rows: {', '.join(unknown)}")
+    options.repeats = options.repeats or (1 if options.quick else 5)
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One script per contender. Each runs in a process, and an environment, of its own."""

@@ -1,0 +1,150 @@
+"""What is measured, and who takes part."""
+
+from __future__ import annotations
+
+__all__ = ["CONTENDERS", "NETWORK", "ROWS", "Contender", "Row"]
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.s3_server import Shape
+
+NETWORK = Shape(first_byte_ms=15, sigma=0.35, connect_ms=8, bytes_per_second=80_000_000)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """Someone who does the work of a row."""
+
+    label: str
+    script: str
+    """A file in contenders/."""
+    peer: str | None = None
+    """Its environment, as scripts/peers.sh names it; None for aiolit's own."""
+    data: str
+    """Whose data set it reads; "source" for the packed source files."""
+    mode: str = ""
+
+
+_LIMIT = {"script": "run_limit.py", "data": "source"}
+_AIOLIT = {"script": "run_aiolit.py", "data": "aiolit"}
+CONTENDERS: Mapping[str, Contender] = {
+    contender.label: contender
+    for contender in (
+        Contender(label="limit", **_LIMIT),
+        Contender(label="bare GETs", mode="gets", **_LIMIT),
+        Contender(label="limit, together", mode="together", **_LIMIT),
+        Contender(label="aiolit", **_AIOLIT),
+        Contender(label="aiolit, together", mode="together", **_AIOLIT),
+        Contender(label="litdata", script="run_litdata.py", peer="litdata-0.2.76", data="litdata"),
+        Contender(
+            label="mosaicml", script="run_mosaicml.py", peer="mosaicml-streaming", data="mosaicml"
+        ),
+        Contender(
+            label="webdataset", script="run_webdataset.py", peer="webdataset", data="webdataset"
+        ),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the issue of speed: some work, done by each contender in turn."""
+
+    name: str
+    title: str
+    kind: str
+    task: str = "epoch"
+    remote: bool = False
+    cold: bool = False
+    """Whether the kernel forgets the files before each run."""
+    contenders: tuple[str, ...] = ("limit", "aiolit", "litdata")
+    job: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+_PEERS = ("aiolit", "litdata", "mosaicml", "webdataset")
+ROWS: Mapping[str, Row] = {
+    row.name: row
+    for row in (
+        Row(
+            name="jpeg-disk-warm",
+            title="JPEG bytes, local disk, warm, 2 workers",
+            kind="jpegs",
+            contenders=("limit", *_PEERS),
+            job={"num_workers": 2},
+        ),
+        Row(
+            name="jpeg-disk-cold",
+            title="JPEG bytes, local disk, cold, 2 workers",
+            kind="jpegs",
+            cold=True,
+            contenders=("limit", *_PEERS),
+            job={"num_workers": 2},
+        ),
+        Row(
+            name="jpeg-s3-2w",
+            title="JPEG bytes, S3, nothing cached, 2 workers",
+            kind="jpegs",
+            remote=True,
+            contenders=("bare GETs", "limit", *_PEERS),
+            job={"num_workers": 2},
+        ),
+        Row(
+            name="jpeg-s3-0w",
+            title="JPEG bytes, S3, nothing cached, 0 workers",
+            kind="jpegs",
+            remote=True,
+            contenders=("limit", *_PEERS),
+        ),
+        Row(
+            name="first-batch-s3",
+            title="First batch of 64 JPEG from S3, 64 MB chunks, 0 workers",
+            kind="jpegs",
+            task="first",
+            remote=True,
+            contenders=("bare GETs", "aiolit", "litdata"),
+        ),
+        Row(
+            name="jpeg-decoded",
+            title="JPEG decoded and cropped, local disk, warm, 2 workers",
+            kind="jpegs",
+            job={"num_workers": 2, "decode": True},
+        ),
+        Row(
+            name="records-disk",
+            title="Records of two numbers, local disk, warm, 0 workers, batches of 256",
+            kind="records",
+            job={"batch_size": 256},
+        ),
+        Row(
+            name="tokens-disk",
+            title="Blocks of 2048 tokens, local disk, warm, 0 workers, batches of 16",
+            kind="tokens",
+            job={"batch_size": 16},
+        ),
+        Row(
+            name="random-disk",
+            title="Random ds[i], JPEG bytes, local disk, warm",
+            kind="jpegs",
+            task="random",
+            job={"picks": 1000},
+        ),
+        Row(
+            name="random-s3",
+            title="Random ds[i], JPEG bytes, S3, nothing cached",
+            kind="jpegs",
+            task="random",
+            remote=True,
+            contenders=("limit", "aiolit", "litdata"),
+        ),
+        Row(
+            name="random-s3-together",
+            title="100 random samples in one call, JPEG bytes, S3, nothing cached",
+            kind="jpegs",
+            task="random",
+            remote=True,
+            contenders=("limit, together", "aiolit, together"),
+        ),
+    )
+}
