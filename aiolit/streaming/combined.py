@@ -167,6 +167,11 @@ class CombinedStreamingDataset(Streamable):
         decks = self._member_decks(position, options, readers)
         return MixDeck(decks, self._phases(decks, options.schedule), options.seed)
 
+    @property
+    def deals_samples(self) -> bool:
+        """Whether single samples are dealt, and not whole batches."""
+        return self._method == "stratified"
+
     def as_batch(self, samples: list[Any]) -> list[Any]:
         """Return the samples of a batch; with ``per_stream`` a batch was dealt as one."""
         if self._method == "per_stream":

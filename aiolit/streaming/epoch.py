@@ -183,6 +183,11 @@ class Streamable(IterableDataset[Any]):
         samples = [sample for lane, count in wants for sample in reader.take(lane, count)]
         return self.as_batch(samples + again)
 
+    @property
+    def deals_samples(self) -> bool:
+        """Whether single samples are dealt, and not whole batches."""
+        return True
+
     def as_batch(self, samples: list[Any]) -> list[Any]:
         """Return the samples of a batch from what was dealt for it."""
         return samples
@@ -198,7 +203,7 @@ class Streamable(IterableDataset[Any]):
         run = self.begin(readers)
         self._reading = (run, worker, 0)
         self._position = self.next_position(run)
-        if run.deal.batch_size == 1:
+        if run.deal.batch_size == 1 and self.deals_samples:
             yield from self._iterate_singly(run, worker)
         else:
             for number, batch in enumerate(self.batches(run, worker), 1):
