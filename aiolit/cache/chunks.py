@@ -223,11 +223,11 @@ class ChunkCache:
     async def _get_alone(self, name: str, nbytes: int, fill: Fill) -> tuple[Lease, bool] | None:
         """Fetch a file unless another process has fetched it meanwhile."""
         while True:
-            lock = await in_thread(partial(self._open_part, name), FileLock.close)
+            lock = FileLock()
             try:
-                if not await in_thread(lock.try_exclude):
-                    await _wait_for(lock)
-                holder = lock.is_at(self._part(name))  # else the last one renamed or removed it
+                holder = await in_thread(partial(self._lock_part, name, lock))
+                if not holder:
+                    await _wait_for_holder(lock)
                 lease = await self._look_up(name, nbytes)
                 if lease is None and holder:
                     return await self._fetch(name, nbytes, lock, fill)
@@ -244,17 +244,24 @@ class ChunkCache:
         await in_thread(partial(self._discard, name, lock), lambda _: lease.close())
         return lease, False
 
-    def _open_part(self, name: str) -> FileLock:
+    def _lock_part(self, name: str, lock: FileLock) -> bool:
+        """Take the right to fetch a file, unless another process has it; say whether it is ours."""
         path = self._part(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_symlink():  # none of our files
                 path.unlink()
-            return FileLock(path, os.O_RDWR | os.O_CREAT)
+            lock.open(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise CacheError(
                 f"the cache cannot write {path}: {error.strerror}; give another cache_dir"
             ) from error
+        if lock.try_exclude():
+            if lock.is_at(path):
+                return True
+            # The last holder is just now renaming it, and waits to become one of its readers.
+            lock.unlock()
+        return False
 
     async def _fetch(
         self, name: str, nbytes: int, lock: FileLock, fill: Fill
@@ -346,14 +353,19 @@ class ChunkCache:
         return found
 
 
-async def _wait_for(lock: FileLock) -> None:
-    """Wait while another process fetches a file, for as long as that takes."""
+async def _wait_for_holder(lock: FileLock) -> None:
+    """Wait while another process fetches a file, for as long as that takes.
+
+    The shared lock is granted once that process has become a reader itself, or has died; to wait
+    for the exclusive one would be to wait for all readers.
+    """
     waiting = lock.twin()
 
     def wait() -> None:
         try:
-            waiting.exclude()
+            waiting.share()
         finally:
+            waiting.unlock()
             waiting.close()
 
     await in_own_thread(wait, lambda _: None)

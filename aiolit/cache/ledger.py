@@ -104,7 +104,7 @@ class Ledger:
         while True:
             if self._lock is None or self._lock.fd < 0:
                 self._root.mkdir(parents=True, exist_ok=True)
-                self._lock = FileLock(path, os.O_RDWR | os.O_CREAT)
+                self._lock = FileLock.at(path, os.O_RDWR | os.O_CREAT)
             lock = self._lock
             lock.exclude()
             if lock.is_at(path):

@@ -58,11 +58,21 @@ forks = _Forks()
 
 
 class FileLock:
-    """An open file that can be locked; closing it gives the lock back."""
+    """A file that can be locked once it is open; closing it gives the lock back."""
 
-    def __init__(self, path: Path, flags: int = os.O_RDONLY) -> None:
-        forks.register()
+    def __init__(self) -> None:
         self.fd = -1
+
+    @classmethod
+    def at(cls, path: Path, flags: int = os.O_RDONLY) -> Self:
+        """Open the file at a path."""
+        lock = cls()
+        lock.open(path, flags)
+        return lock
+
+    def open(self, path: Path, flags: int = os.O_RDONLY) -> None:
+        """Open a file; this must not have one open."""
+        forks.register()
         with forks.gate:
             self.fd = os.open(path, flags | _FLAGS, 0o644)
             forks.locks.add(self)
@@ -71,7 +81,7 @@ class FileLock:
     def of_existing(cls, path: Path) -> Self | None:
         """Open a regular file; None where there is none. Symbolic links are not followed."""
         try:
-            lock = cls(path)
+            lock = cls.at(path)
         except OSError:
             if path.is_symlink() or not path.exists():
                 return None
@@ -90,7 +100,7 @@ class FileLock:
         return self._new(lambda fd: fd, closes=True)
 
     def _new(self, fd_of: Callable[[int], int], *, closes: bool = False) -> FileLock:
-        other = object.__new__(FileLock)
+        other = FileLock()
         with forks.gate:
             other.fd = fd_of(self.fd)
             forks.locks.add(other)
