@@ -31,61 +31,31 @@ from aiolit.processing.writer import Layout
 __all__ = ["OptimizeArguments", "check_function", "check_timeout", "usable_cpus"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizeArguments:
-    """What the user passed; `optimize` says what each means."""
+@dataclass(frozen=True, kw_only=True)
+class OutputArguments:
+    """What a user says about the data set that is written."""
 
-    fn: Callable[..., Any]
-    inputs: Any
     output_dir: Any
-    queue: Any
-    input_dir: Any
-    weights: Any
     chunk_size: int | None
     chunk_bytes: int | str | None
-    align_chunking: bool
     compression: str | None
     compression_level: str | None
     compression_batch_size: int | None
     encryption: Encryption | None
-    num_workers: int | None
-    fast_dev_run: bool | int
-    num_nodes: int | None
-    machine: Any
-    num_downloaders: int | None
     num_uploaders: int | None
-    reorder_files: bool
-    reader: Any
-    batch_size: int | None
     mode: str | None
-    use_checkpoint: bool
     item_loader: ItemLoader | None
-    start_method: str | None
     storage_options: Mapping[str, Any] | None
     session_options: Mapping[str, Any] | None
-    keep_data_ordered: bool | None
-    verbose: bool
     serializers: Mapping[str, Serializer] | None
-    on_error: Any
-    max_retries: int
-    concurrency: int
-    timeout: float | None
+    use_checkpoint: bool = False
 
-    def check(self) -> None:
-        """Check what is checked nowhere else.
+    def check_serializers(self) -> None:
+        """Refuse what is no serializer.
 
         Raises:
-            ConfigError: An argument cannot work; the message is one sentence that says why.
+            ConfigError: A method is missing, or the name is no text.
         """
-        check_function(self.fn, "fn", 1)
-        if (self.inputs is None) == (self.queue is None):
-            raise ConfigError("pass either inputs or queue: exactly one of them is needed")
-        check_nodes(self.num_nodes, self.machine)
-        parse_start_method(self.start_method)
-        if self.batch_size is not None:
-            positive(self.batch_size, name="batch_size")
-        if self.num_downloaders is not None:
-            positive(self.num_downloaders, name="num_downloaders")
         for name, serializer in (self.serializers or {}).items():
             check_serializer(name, serializer)
 
@@ -117,6 +87,50 @@ class OptimizeArguments:
             storage_options=self.storage_options,
             session_options=self.session_options,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizeArguments(OutputArguments):
+    """What the user passed; `optimize` says what each means."""
+
+    fn: Callable[..., Any]
+    inputs: Any
+    queue: Any
+    input_dir: Any
+    weights: Any
+    align_chunking: bool
+    num_workers: int | None
+    fast_dev_run: bool | int
+    num_nodes: int | None
+    machine: Any
+    num_downloaders: int | None
+    reorder_files: bool
+    reader: Any
+    batch_size: int | None
+    start_method: str | None
+    keep_data_ordered: bool | None
+    verbose: bool
+    on_error: Any
+    max_retries: int
+    concurrency: int
+    timeout: float | None
+
+    def check(self) -> None:
+        """Check what is checked nowhere else.
+
+        Raises:
+            ConfigError: An argument cannot work; the message is one sentence that says why.
+        """
+        check_function(self.fn, "fn", 1)
+        if (self.inputs is None) == (self.queue is None):
+            raise ConfigError("pass either inputs or queue: exactly one of them is needed")
+        check_nodes(self.num_nodes, self.machine)
+        parse_start_method(self.start_method)
+        if self.batch_size is not None:
+            positive(self.batch_size, name="batch_size")
+        if self.num_downloaders is not None:
+            positive(self.num_downloaders, name="num_downloaders")
+        self.check_serializers()
 
     def work(self) -> WorkOptions:
         """Return how the inputs are worked on."""

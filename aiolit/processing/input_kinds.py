@@ -18,6 +18,7 @@ from aiolit.processing.sources import (
     FeedSource,
     InputSource,
     SequenceSource,
+    ThreadSource,
     pull_blocks,
 )
 
@@ -73,11 +74,18 @@ def as_source(
         return AsyncSource(items), None
     if is_process_queue(items):
         return ProcessQueueSource(items), None
+    blocks, total = _blocks(items, timeout_s)
+    if on_loop:
+        return _not_empty(ThreadSource(blocks, total=total)), None
+    return _not_empty(FeedSource(total=total)), blocks
+
+
+def _blocks(items: Any, timeout_s: float | None) -> tuple[Pulled, int | None]:
+    """Return the inputs in blocks, to be pulled in a thread, and how many there are."""
     if callable(getattr(items, "get", None)) and callable(getattr(items, "put", None)):
-        return FeedSource(), _queue_blocks(items, timeout_s)
+        return _queue_blocks(items, timeout_s), None
     if isinstance(items, Iterable) or hasattr(items, "__getitem__"):
-        total = _length(items)
-        return _not_empty(FeedSource(total=total)), pull_blocks(items)
+        return pull_blocks(items), _length(items)
     raise ConfigError(f"inputs must be something to iterate over, not {items!r}")
 
 
@@ -96,7 +104,7 @@ def _length(items: object) -> int | None:
         return None
 
 
-def _queue_blocks(queue: Any, timeout_s: float | None) -> Iterator[list[Any]]:
+def _queue_blocks(queue: Any, timeout_s: float | None) -> Pulled:
     """Yield what comes out of a queue of threads, or of a manager, up to `ALL_DONE`."""
     while True:
         try:

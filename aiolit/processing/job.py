@@ -20,13 +20,13 @@ from aiolit.processing.progress import ProgressBar
 from aiolit.processing.protocol import Failure, Piece
 from aiolit.processing.runs import RunSizer
 from aiolit.processing.scheduler import RunScheduler, Sizer
+from aiolit.processing.setup import Setup, is_async_function
 from aiolit.processing.shipping import home_modules, pickle_function
 from aiolit.processing.sources import InputSource
 from aiolit.processing.spool import Spool
 from aiolit.processing.summary import SkippedInput, Summary
 from aiolit.processing.supervisor import Crew, Job
 from aiolit.processing.weights import WeightedSizer
-from aiolit.processing.worker import Setup, is_async_function
 from aiolit.processing.writer import DatasetWriter, Layout, open_writer
 
 __all__ = ["OptimizeJob", "Report", "run_optimize", "work_through"]

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from time import perf_counter
 from typing import Any
 
-from aiolit.errors import ConfigError, ProducerError
+from aiolit.errors import ProducerError
 from aiolit.processing.sentinel import ALL_DONE
+from aiolit.runtime.blocking import in_own_thread
 
 __all__ = [
     "AsyncQueueSource",
@@ -20,6 +21,8 @@ __all__ = [
     "InputSource",
     "Limited",
     "SequenceSource",
+    "ThreadSource",
+    "Timed",
     "pull_blocks",
 ]
 
@@ -135,6 +138,26 @@ class FeedSource(InputSource):
             self._changed.notify_all()
 
 
+class ThreadSource(InputSource):
+    """Blocks of inputs that are pulled in a thread, one block at a time.
+
+    A cancelled `take` leaves the thread to the block it is waiting for.
+    """
+
+    def __init__(self, blocks: Iterator[Sequence[Any]], *, total: int | None = None) -> None:
+        self.total = total
+        self._blocks = blocks
+        self._waiting: deque[Any] = deque()
+
+    async def take(self, most: int) -> Sequence[Any]:
+        if not self._waiting:
+            self._waiting.extend(await in_own_thread(self._next, lambda _: None))
+        return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+    def _next(self) -> Sequence[Any]:
+        return next(self._blocks, ())
+
+
 class Limited(InputSource):
     """The first ``most`` inputs of a source."""
 
@@ -216,14 +239,3 @@ def pull_blocks(
             block, began = [], clock()
     if block:
         yield block
-
-
-def require_inputs(source: InputSource) -> InputSource:
-    """Refuse a source that is known to be empty.
-
-    Raises:
-        ConfigError: There are no inputs.
-    """
-    if source.total == 0:
-        raise ConfigError("inputs is empty: there is nothing to work on")
-    return source

@@ -5,62 +5,17 @@ from __future__ import annotations
 import inspect
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from aiolit.errors import ConfigError
-from aiolit.format.encryption import Encryption
-from aiolit.format.loader import ItemLoader, SampleEncoder
-from aiolit.format.serializers import Serializer, SerializerRegistry
 from aiolit.processing.failure import describe, show
 from aiolit.processing.outbox import Outbox
-from aiolit.processing.protocol import Kind, RunMessage, Schema, kind_and_value
+from aiolit.processing.protocol import Kind, RunMessage, kind_and_value
+from aiolit.processing.setup import SampleSender, Setup, is_async_function
 from aiolit.runtime.channel import Channel, ChannelClosedError
 
-__all__ = ["Setup", "is_async_function", "make_encoder", "serve"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """What a worker is told once.
-
-    Attributes:
-        fn: The user's function.
-        loader: The layout of the data set, or None where nothing is encoded.
-        serializers: Serializers of the user, by name.
-        encryption: How samples are encrypted, or None.
-        read: Turns an input into what ``fn`` gets, or None.
-        skip_errors: Whether an exception in ``fn`` skips the input.
-        concurrency: Items in flight where ``fn`` is async.
-    """
-
-    fn: Callable[..., Any]
-    loader: ItemLoader | None
-    serializers: Mapping[str, Serializer] | None = None
-    encryption: Encryption | None = None
-    read: Callable[[Any], Any] | None = None
-    skip_errors: bool = False
-    concurrency: int = 64
-
-
-def is_async_function(fn: object) -> bool:
-    """Whether calling ``fn`` gives a coroutine or an async generator."""
-    while isinstance(fn, partial):
-        fn = fn.func
-    candidates = (fn, getattr(fn, "__call__", None))  # noqa: B004  the bound method is inspected
-    return any(
-        inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in candidates
-    )
-
-
-def make_encoder(setup: Setup) -> SampleEncoder | None:
-    """Return the encoder of the samples, or None where nothing is encoded."""
-    if setup.loader is None:
-        return None
-    registry = SerializerRegistry(setup.serializers)
-    return setup.loader.encoder(registry, setup.encryption)
+__all__ = ["Worker", "receive_run", "serve"]
 
 
 class Worker:
@@ -69,8 +24,13 @@ class Worker:
     def __init__(self, setup: Setup, channel: Channel) -> None:
         self._setup = setup
         self._channel = channel
-        self._encoder = make_encoder(setup)
-        self._schema_sent = False
+        self._sender = SampleSender(setup, channel)
+
+    def serve(self) -> None:
+        """Work until the parent closes its end, or until an exception ends the job."""
+        while (received := receive_run(self._channel)) is not None:
+            if not self.work(*received):
+                return
 
     def work(self, run: RunMessage, inputs: Sequence[Any]) -> bool:
         """Work on a run; returns False when the job is over because of an exception."""
@@ -94,37 +54,32 @@ class Worker:
         if self._setup.read is not None:
             value = self._setup.read(value)
         result = self._setup.fn(value)
-        if self._encoder is None or result is None:
+        if result is None or not self._sender.wants_samples:
             return
-        if isinstance(result, Iterator):
-            for sample in result:
-                if sample is None:
-                    continue
-                if skip:
-                    skip -= 1
-                else:
-                    self._encode(sample, outbox)
-        elif inspect.isawaitable(result):
+        if inspect.isawaitable(result):
             raise ConfigError(
                 "the function returned an awaitable; write it with `async def`, so that it can be "
                 "recognised and kept in flight"
             )
-        elif skip == 0:
-            self._encode(result, outbox)
+        for sample in result if isinstance(result, Iterator) else (result,):
+            if sample is None:
+                continue
+            if skip:
+                skip -= 1
+            else:
+                item = self._sender.encode(sample)
+                outbox.add(item.parts, item.nbytes, item.dim)
 
-    def _encode(self, sample: Any, outbox: Outbox) -> None:
-        encoder = self._encoder
-        if encoder is None:
-            return
-        item = encoder.encode(sample)
-        if not self._schema_sent:
-            # Before the first piece, so that the parent can tell where workers disagree.
-            self._schema_sent = True
-            schema = Schema(
-                tuple(encoder.data_format), encoder.data_spec, tuple(encoder.pickled_leaves)
-            )
-            self._channel.send((Kind.SCHEMA, schema))
-        outbox.add(item.parts, item.nbytes, item.dim)
+
+def receive_run(channel: Channel) -> tuple[RunMessage, Sequence[Any]] | None:
+    """Wait for the next run and load its inputs; None, and the parent is told, where that fails."""
+    header, _ = channel.recv()
+    run: RunMessage = kind_and_value(header)[1]
+    try:
+        return run, pickle.loads(run.inputs)
+    except BaseException as error:  # noqa: BLE001  the inputs' classes are the user's code
+        channel.send((Kind.FAILED, describe(run.number, run.first, "", error)))
+        return None
 
 
 def serve(channel: Channel, setup_data: bytes) -> None:
@@ -139,18 +94,16 @@ def serve(channel: Channel, setup_data: bytes) -> None:
 def _serve(channel: Channel, setup_data: bytes) -> None:
     try:
         setup: Setup = pickle.loads(setup_data)
-        engine = Worker(setup, channel)
+        is_async = is_async_function(setup.fn)
+        if is_async:
+            # Plain functions need no event loop, and start without importing one.
+            from aiolit.processing.async_worker import AsyncWorker
+
+            serve_runs = AsyncWorker(setup, channel).serve
+        else:
+            serve_runs = Worker(setup, channel).serve
     except BaseException as error:  # noqa: BLE001  it is sent to the parent, whatever it is
         channel.send((Kind.FAILED, describe(-1, -1, "", error)))
         return
     channel.send((Kind.READY, os.getpid()))
-    while True:
-        header, _ = channel.recv()
-        run: RunMessage = kind_and_value(header)[1]
-        try:
-            inputs = pickle.loads(run.inputs)
-        except BaseException as error:  # noqa: BLE001  the inputs' classes are the user's code
-            channel.send((Kind.FAILED, describe(run.number, run.first, "", error)))
-            return
-        if not engine.work(run, inputs):
-            return
+    serve_runs()

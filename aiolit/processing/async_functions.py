@@ -1,0 +1,277 @@
+"""`optimize` and `Writer`, for callers with an event loop of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from array import array
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from aiolit.errors import ConfigError
+from aiolit.format.encryption import Encryption
+from aiolit.format.loader import ItemLoader, SampleEncoder
+from aiolit.format.serializers import Serializer, SerializerRegistry
+from aiolit.processing.arguments import OptimizeArguments, OutputArguments
+from aiolit.processing.failure import FunctionFailedError
+from aiolit.processing.functions import pickle_warning
+from aiolit.processing.job import run_optimize
+from aiolit.processing.planning import plan_optimize
+from aiolit.processing.protocol import Bytes, Schema
+from aiolit.processing.summary import Summary
+from aiolit.processing.writer import DatasetWriter, open_writer
+
+__all__ = ["Writer", "optimize"]
+
+_FLUSH_BYTES = 1 << 20
+_FLUSH_SAMPLES = 1024
+
+
+async def optimize(
+    fn: Callable[[Any], Any],
+    inputs: Any = None,
+    output_dir: Any = "optimized_data",
+    queue: Any = None,
+    input_dir: Any = None,
+    weights: list[int] | None = None,
+    chunk_size: int | None = None,
+    chunk_bytes: int | str | None = None,
+    align_chunking: bool = False,
+    compression: str | None = None,
+    compression_level: str | None = None,
+    compression_batch_size: int | None = None,
+    encryption: Encryption | None = None,
+    num_workers: int | None = None,
+    fast_dev_run: bool | int = False,
+    num_nodes: int | None = None,
+    machine: Any = None,
+    num_downloaders: int | None = None,
+    num_uploaders: int | None = None,
+    reorder_files: bool = True,
+    reader: Any = None,
+    batch_size: int | None = None,
+    mode: str | None = None,
+    use_checkpoint: bool = False,
+    item_loader: ItemLoader | None = None,
+    start_method: str | None = None,
+    optimize_dns: bool | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    keep_data_ordered: bool | None = True,
+    verbose: bool = True,
+    *,
+    serializers: Mapping[str, Serializer] | None = None,
+    on_error: Any = "raise",
+    max_retries: int = 0,
+    concurrency: int = 64,
+    timeout: float | None = None,  # noqa: ASYNC109  of the source's silence, not of the call
+    session_options: Mapping[str, Any] | None = None,
+) -> Summary:
+    """Do what ``aiolit.optimize`` does, on the caller's loop.
+
+    ``inputs`` may be an ``asyncio.Queue`` of this loop too; `ALL_DONE` ends it. A plain iterable is
+    pulled in another thread. Cancelling the call ends the job as Ctrl-C does.
+    """
+    arguments = OptimizeArguments(
+        fn=fn,
+        inputs=inputs,
+        output_dir=output_dir,
+        queue=queue,
+        input_dir=input_dir,
+        weights=weights,
+        chunk_size=chunk_size,
+        chunk_bytes=chunk_bytes,
+        align_chunking=align_chunking,
+        compression=compression,
+        compression_level=compression_level,
+        compression_batch_size=compression_batch_size,
+        encryption=encryption,
+        num_workers=num_workers,
+        fast_dev_run=fast_dev_run,
+        num_nodes=num_nodes,
+        machine=machine,
+        num_downloaders=num_downloaders,
+        num_uploaders=num_uploaders,
+        reorder_files=reorder_files,
+        reader=reader,
+        batch_size=batch_size,
+        mode=mode,
+        use_checkpoint=use_checkpoint,
+        item_loader=item_loader,
+        start_method=start_method,
+        storage_options=storage_options,
+        session_options=session_options,
+        keep_data_ordered=keep_data_ordered,
+        verbose=verbose,
+        serializers=serializers,
+        on_error=on_error,
+        max_retries=max_retries,
+        concurrency=concurrency,
+        timeout=timeout,
+    )
+    plan = plan_optimize(arguments, on_loop=True)
+    try:
+        summary, pickled = await run_optimize(plan.job)
+    except FunctionFailedError as failure:
+        raise failure.error from failure.error.__cause__
+    if pickled:
+        warnings.warn(pickle_warning(pickled), stacklevel=2)
+    return summary
+
+
+class Writer:
+    """A data set that is written sample by sample, by one event loop.
+
+    ``async with Writer(output_dir, chunk_bytes="64MB") as w: await w.put(sample)``. Samples lie in
+    the order of the calls. Chunks are stored while further samples come; `put` waits while too
+    many bytes are on their way. Leaving the block writes ``index.json``; leaving it by an error or
+    a cancellation writes no index and removes the chunks.
+
+    Args:
+        output_dir: A folder, an ``s3://`` URL, or a ``Dir``.
+        chunk_size: Most samples in a chunk (tokens, with `TokensLoader`).
+        chunk_bytes: Most bytes of samples in a chunk. Exactly one of the two is needed.
+        compression: ``"zstd"`` or ``"zstd:1"`` to ``"zstd:22"``.
+        compression_level: None for whole chunks, ``"batch"`` for frames that can be read alone.
+        compression_batch_size: Samples in a frame.
+        encryption: Encrypts every sample, or every chunk.
+        mode: None refuses a data set that is there, ``"append"`` adds, ``"overwrite"`` replaces.
+        item_loader: The layout of samples, by default ``PyTreeLoader()``.
+        serializers: Serializers of your own by name.
+        num_uploaders: Chunks stored at once, about.
+        storage_options: Options of the store's client.
+        session_options: Options of the store's session.
+
+    Raises:
+        ConfigError: An argument cannot work.
+    """
+
+    def __init__(
+        self,
+        output_dir: Any,
+        *,
+        chunk_size: int | None = None,
+        chunk_bytes: int | str | None = None,
+        compression: str | None = None,
+        compression_level: str | None = None,
+        compression_batch_size: int | None = None,
+        encryption: Encryption | None = None,
+        mode: str | None = None,
+        item_loader: ItemLoader | None = None,
+        serializers: Mapping[str, Serializer] | None = None,
+        num_uploaders: int | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        session_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        arguments = OutputArguments(
+            output_dir=output_dir,
+            chunk_size=chunk_size,
+            chunk_bytes=chunk_bytes,
+            compression=compression,
+            compression_level=compression_level,
+            compression_batch_size=compression_batch_size,
+            encryption=encryption,
+            mode=mode,
+            item_loader=item_loader,
+            serializers=serializers,
+            num_uploaders=num_uploaders,
+            storage_options=storage_options,
+            session_options=session_options,
+        )
+        arguments.check_serializers()
+        self._layout, self._output = arguments.layout(), arguments.output()
+        self._serializers = serializers
+        self._context: AbstractAsyncContextManager[DatasetWriter] | None = None
+        self._writer: DatasetWriter | None = None
+        self._encoder: SampleEncoder | None = None
+        self._summary: Summary | None = None
+        self._started = 0.0
+        self._taken = 0
+        self._turn = asyncio.Lock()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._sizes, self._dims = array("q"), array("q")
+        self._parts: list[Bytes] = []
+        self._nbytes = 0
+
+    @property
+    def summary(self) -> Summary:
+        """What was written, once the block was left."""
+        if self._summary is None:
+            raise ConfigError("the summary is there once the block of the Writer was left")
+        return self._summary
+
+    async def __aenter__(self) -> Self:
+        if self._context is not None:
+            raise ConfigError("a Writer is entered once")
+        self._started = perf_counter()
+        registry = SerializerRegistry(self._serializers)
+        self._encoder = self._layout.loader.encoder(registry, self._layout.encryption)
+        self._context = open_writer(self._layout, self._output)
+        self._writer = await self._context.__aenter__()
+        return self
+
+    async def put(self, sample: Any) -> None:
+        """Add a sample; returns once it is taken, which is before it is stored.
+
+        Raises:
+            SchemaError: It does not have the leaves of the first one; it is not taken.
+            ConfigError: The block was not entered, or was left.
+        """
+        if self._writer is None or self._encoder is None:
+            raise ConfigError("put() works inside `async with Writer(...)` only")
+        item = self._encoder.encode(sample)
+        if not self._taken:
+            schema = Schema(tuple(self._encoder.data_format), self._encoder.data_spec)
+            self._writer.target.agree(schema, source="the first sample put")
+        self._taken += 1
+        self._sizes.append(item.nbytes)
+        if item.dim is not None:
+            self._dims.append(item.dim)
+        self._parts.extend(item.parts)
+        self._nbytes += item.nbytes
+        if self._nbytes >= _FLUSH_BYTES or len(self._sizes) >= _FLUSH_SAMPLES:
+            await self._flush(self._writer)
+
+    async def _flush(self, writer: DatasetWriter) -> None:
+        sizes = np.frombuffer(self._sizes, dtype=np.int64)
+        dims = np.frombuffer(self._dims, dtype=np.int64) if self._dims else None
+        data = memoryview(b"".join(self._parts))
+        self._clear()
+        async with self._turn:  # first come, first served: the order of the calls
+            await writer.add(sizes, data, dims)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        context, writer = self._context, self._writer
+        if context is None or writer is None:
+            return
+        self._writer = None
+        if exc is None:
+            try:
+                if self._sizes:
+                    await self._flush(writer)
+            except BaseException as error:
+                if not await context.__aexit__(type(error), error, error.__traceback__):
+                    raise
+        await context.__aexit__(exc_type, exc, traceback)
+        if exc is None:
+            self._summary = Summary(
+                output_dir=self._output.url,
+                samples=writer.written.samples,
+                chunks=writer.written.chunks,
+                nbytes=writer.written.nbytes,
+                inputs=self._taken,
+                seconds=perf_counter() - self._started,
+            )
+            if self._taken and self._encoder is not None and self._encoder.pickled_leaves:
+                warnings.warn(pickle_warning(tuple(self._encoder.pickled_leaves)), stacklevel=2)
