@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_writer import StreamWriter
 from yarl import URL
 
 from aiolit.errors import (
@@ -275,8 +276,14 @@ class _Body(aiohttp.Payload):
         return b"".join(self._parts).decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        for part in self._parts:
-            for at in range(0, len(part), _WRITE_NBYTES):
-                # aiohttp watches for a stall only once the body is out.
-                async with asyncio.timeout(self._stall_timeout_s):
-                    await writer.write(part[at : at + _WRITE_NBYTES])
+        try:
+            for part in self._parts:
+                for at in range(0, len(part), _WRITE_NBYTES):
+                    # aiohttp watches for a stall only once the body is out.
+                    async with asyncio.timeout(self._stall_timeout_s):
+                        await writer.write(part[at : at + _WRITE_NBYTES])
+        except BaseException:
+            # A mere close() would wait until the peer has read what is buffered.
+            if isinstance(writer, StreamWriter) and writer.transport is not None:
+                writer.transport.abort()
+            raise

@@ -27,6 +27,7 @@ class Answer:
         then: What follows it: "close", "reset" or "stall".
         ignore_range: Send the whole object with a 200.
         silent: Send nothing at all before ``then``.
+        unread: Leave the request's body unread, so that a large one cannot be sent.
         replace_with: The object's bytes from then on.
     """
 
@@ -37,6 +38,7 @@ class Answer:
     then: str = ""
     ignore_range: bool = False
     silent: bool = False
+    unread: bool = False
     replace_with: bytes | None = None
 
 
@@ -60,6 +62,7 @@ class FaultyServer:
         asked: The requests so far.
         url: Where it listens.
         stalled: Set when a "stall" has begun.
+        release: Set it to end the stall of an unread request.
     """
 
     def __init__(self) -> None:
@@ -69,6 +72,7 @@ class FaultyServer:
         self.url = ""
         self.open_connections = 0
         self.stalled = asyncio.Event()
+        self.release = asyncio.Event()
         self._quiet = asyncio.Event()
         self._quiet.set()
 
@@ -109,9 +113,10 @@ class FaultyServer:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; return whether the connection goes on."""
         asked = _parse(await reader.readuntil(b"\r\n\r\n"))
-        await reader.readexactly(int(asked.headers.get("content-length", "0")))
         self.asked.append(asked)
         answer = self.answers.popleft() if self.answers else Answer()
+        if not answer.unread:
+            await reader.readexactly(int(asked.headers.get("content-length", "0")))
         head, body = self._compose(asked, answer)
         if not answer.silent:
             writer.write(head + body[: answer.after_nbytes])
@@ -120,6 +125,9 @@ class FaultyServer:
             self.objects[asked.path] = answer.replace_with
         if answer.then == "stall":
             self.stalled.set()
+            if answer.unread:
+                # The end of the request is behind its unread body, and so would not be seen.
+                await self.release.wait()
             await reader.read()  # until the client goes
         if answer.then == "reset":
             transport = writer.transport

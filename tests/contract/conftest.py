@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+
+AZURITE_VERSION = "3.35.0"
+ADDRESS = re.compile(r"listens on (http://\S+)")
 
 # moto answers with two Server headers, its own and werkzeug's, which aiohttp refuses.
 MOTO = """
@@ -120,3 +127,64 @@ def gcs_url() -> Iterator[str]:
     """The address of an emulator of Google Cloud Storage, in memory."""
     with running(GCS) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def azurite_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of Azurite, Microsoft's emulator of Blob Storage, which runs on node.
+
+    It is looked for in ``AZURITE``, on the path, and in the folder where it was installed last;
+    else npm installs it there, once.
+    """
+    if shutil.which("node") is None:
+        pytest.skip("Azurite needs node, which is not installed")
+    command = [
+        *_azurite(),
+        "--blobHost",
+        "127.0.0.1",
+        "--blobPort",
+        "0",
+        "--inMemoryPersistence",
+        "--skipApiVersionCheck",
+        "--disableTelemetry",
+    ]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path_factory.mktemp("azurite"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            address = next(
+                (found[1] for line in process.stdout if (found := ADDRESS.search(line))), ""
+            )
+            assert address, "Azurite did not start"
+            yield address
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _azurite() -> list[str]:
+    found = os.environ.get("AZURITE") or shutil.which("azurite-blob")
+    if found:
+        return [found]
+    folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "aiolit-tests"
+    program = folder / "node_modules/.bin/azurite-blob"
+    if not program.exists():
+        if shutil.which("npm") is None:
+            pytest.skip("Azurite needs npm to be installed, or AZURITE to say where it is")
+        folder.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(
+            ["npm", "install", "--no-fund", "--no-audit", f"azurite@{AZURITE_VERSION}"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=110,
+            check=False,
+        )
+        if done.returncode:
+            pytest.skip(f"npm could not install Azurite: {done.stderr[-300:]}")
+    return [str(program)]

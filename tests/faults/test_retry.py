@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from botocore.config import Config
 
 from aiolit.errors import (
     AccessDeniedError,
@@ -21,6 +23,7 @@ from aiolit.errors import (
 )
 from aiolit.plan.backoff import Backoff
 from aiolit.store.base import Store
+from aiolit.store.loop_bound import aclose_all
 from aiolit.store.memory import MemoryStore
 from aiolit.store.retry import RetryPolicy, RetryStore
 from aiolit.store.s3 import S3Store
@@ -355,6 +358,80 @@ async def test_large_streams_are_repeated_part_by_part(
     assert len(clock.slept) == 2
     sizes = [int(a.headers.get("content-length", "0")) for a in server.asked if a.method == "PUT"]
     assert sorted(sizes) in ([1000, PART_NBYTES, PART_NBYTES], [1000, 1000, PART_NBYTES])
+
+
+async def test_a_lost_answer_to_the_last_call_of_an_upload(
+    server: FaultyServer, clock: ManualClock
+) -> None:
+    """The upload was completed, so it is no more; the object that it made is recognised."""
+    etag = {"ETag": '"part"'}
+    gone = b"<Error><Code>NoSuchUpload</Code><Message>gone</Message></Error>"
+    whole = {"ETag": '"abc-2"', "Content-Length": str(PART_NBYTES + 1000)}
+    server.answers.extend(
+        [
+            Answer(status=200, body=b"<R><UploadId>id</UploadId></R>"),
+            Answer(status=200, headers=etag),
+            Answer(status=200, headers=etag),
+            Answer(silent=True, then="close"),
+            Answer(status=404, body=gone),
+            Answer(status=200, headers=whole),
+        ]
+    )
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield bytes(PART_NBYTES + 1000)
+
+    async with retrying(over_http(server), clock) as store:
+        await store.put_stream("object", chunks())
+    assert [asked.method for asked in server.asked][3:] == ["POST", "POST", "HEAD"]
+
+
+async def test_a_server_that_does_not_read_is_a_stall(server: FaultyServer, store: Store) -> None:
+    server.answers.append(Answer(unread=True, silent=True, then="stall"))
+    server.answers.append(Answer(status=200))
+    await store.put("object", bytes(PART_NBYTES))
+    assert [asked.method for asked in server.asked] == ["PUT", "PUT"]
+    server.release.set()
+
+
+@pytest.fixture
+def environment() -> Iterator[os._Environ[str]]:
+    """The process's variables; put back afterwards."""
+    before = dict(os.environ)
+    yield os.environ
+    os.environ.clear()
+    os.environ.update(before)
+
+
+async def test_a_bucket_in_another_region_is_followed(
+    server: FaultyServer, environment: os._Environ[str]
+) -> None:
+    environment["AWS_ENDPOINT_URL"] = server.url
+    moved = Answer(status=301, headers={"x-amz-bucket-region": "eu-west-1"})
+    keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-west-2"}
+    path = {"config": Config(s3={"addressing_style": "path"})}
+    async with S3Store("s3://bucket/data", {**keys, **path}) as store:
+        server.answers.append(moved)
+        async with asyncio.TaskGroup() as group:
+            for at in range(3):
+                group.create_task(store.get_range("object", at, at + 10))
+        assert await store.get_range("object", 0, 10) == DATA[:10]
+        regions = [asked.headers["authorization"].split("/")[2] for asked in server.asked]
+        assert regions[0] == "us-west-2"
+        assert regions[-1] == "eu-west-1"
+        assert len(regions) == 5
+        server.answers.extend([moved] * 2)
+        with pytest.raises(StoreError, match="region eu-west-1"):
+            await store.get_range("object", 0, 10)
+
+
+async def test_a_loop_that_ends_can_close_what_is_open(server: FaultyServer) -> None:
+    """For stores that nobody closed."""
+    stores = [over_http(server) for _ in range(3)]
+    for store in stores:
+        assert await store.get_range("object", 0, 10) == DATA[:10]
+    await aclose_all()
+    await server.no_connections()
 
 
 @pytest.mark.parametrize("silent", [True, False])
