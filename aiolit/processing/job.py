@@ -197,7 +197,8 @@ async def run_optimize(job: OptimizeJob) -> tuple[Summary, tuple[str, ...]]:
         skip_errors=job.work.on_error != "raise",
         concurrency=job.work.concurrency,
     )
-    async with open_writer(job.layout, job.output) as writer:
+    same = {"inputs": job.source.total, "keep_data_ordered": job.work.ordered}
+    async with open_writer(job.layout, job.output, job=same) as writer:
         report = await work_through(
             setup,
             job.source,

@@ -15,7 +15,7 @@ from typing import Any
 
 from aiolit.errors import ConfigError
 
-__all__ = ["FOLDER", "Covered", "Ledger", "Progress", "Record", "record_key"]
+__all__ = ["FOLDER", "JOB_KEY", "Covered", "Ledger", "Progress", "Record", "record_key"]
 
 FOLDER = ".checkpoints"
 JOB_KEY = f"{FOLDER}/job.json"

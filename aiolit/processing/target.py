@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -20,9 +22,11 @@ from aiolit.format.dataset_info import ChunkInfo, DatasetConfig, Index, loader_n
 from aiolit.format.index import dump_index, parse_index
 from aiolit.format.tree import TreeSpec
 from aiolit.options import Mode
-from aiolit.processing.journal import FOLDER, Covered, Progress, Record, record_key
+from aiolit.processing.journal import FOLDER, JOB_KEY, Covered, Progress, Record, record_key
 from aiolit.processing.protocol import Schema
 from aiolit.store.base import Store
+from aiolit.store.local import LocalStore
+from aiolit.store.threads import run_in_thread
 
 __all__ = ["INDEX_KEY", "Target", "check_same_schema", "read_index"]
 
@@ -141,8 +145,18 @@ class Target:
         elif schema is not self.schema:
             check_same_schema(self.schema, schema, before=self.schema_source, now=source)
 
-    async def load_progress(self) -> Progress:
-        """Return what earlier attempts have finished, and delete records that follow a gap."""
+    async def load_progress(self, job: Mapping[str, Any]) -> Progress:
+        """Return what earlier attempts at the same job have finished.
+
+        Records that follow a gap are deleted.
+
+        Args:
+            job: What has to be the same in every attempt, as JSON values.
+
+        Raises:
+            ConfigError: An earlier attempt was another job; the message names what differs.
+        """
+        await self._check_job(dict(job, first_number=self.first_number))
         records: list[Record] = []
         async for info in self.store.list(f"{FOLDER}/chunk-"):
             data = await self.store.get(info.key)
@@ -156,6 +170,24 @@ class Target:
                 schema = Schema(record.data_format, record.data_spec)
                 self.agree(schema, source="the interrupted job")
         return progress
+
+    async def _check_job(self, job: Mapping[str, Any]) -> None:
+        try:
+            text = await self.store.get(JOB_KEY)
+        except ObjectNotFoundError:
+            await self.store.put(JOB_KEY, json.dumps(job, sort_keys=True).encode())
+            return
+        try:
+            earlier = json.loads(text)
+        except ValueError as error:
+            url = self.store.object_url(JOB_KEY)
+            raise ConfigError(f"{url} is no record of an interrupted job: {error}") from error
+        for name, value in job.items():
+            if earlier.get(name) != value:
+                raise ConfigError(
+                    f"{self.store.url} holds an interrupted job with {name}={earlier.get(name)!r}, "
+                    f"not {value!r}; finish it as it was, or delete its {FOLDER} folder"
+                )
 
     async def stored(self, position: int, chunk: ChunkInfo, covered: Covered) -> None:
         """Take note of a chunk that is in place."""
@@ -217,6 +249,9 @@ class Target:
         old = self.old.chunks if self.old is not None else ()
         unwanted = [chunk.filename for chunk in old if chunk.filename not in wanted]
         await self._delete([*unwanted, *await self._journal_keys()])
+        if self.journal and isinstance(self.store, LocalStore):
+            with suppress(OSError):  # it is empty, and only file systems have empty folders
+                await run_in_thread((self.store.path / FOLDER).rmdir)
 
     async def _journal_keys(self) -> list[str]:
         if not self.journal:

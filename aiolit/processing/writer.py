@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,18 @@ class Layout:
             chunk_size=self.limits.chunk_size,
             chunk_bytes=self.limits.chunk_bytes,
         )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what has to be the same when an interrupted job goes on, as JSON values."""
+        config = self.config()
+        return {
+            "chunk_size": config.chunk_size,
+            "chunk_bytes": config.chunk_bytes,
+            "compression": config.compression,
+            "compression_level": config.compression_level,
+            "item_loader": config.item_loader,
+            "encryption": None if config.encryption is None else config.encryption.algorithm,
+        }
 
 
 @dataclass(slots=True)
@@ -170,6 +183,7 @@ async def open_writer(
     layout: Layout,
     output: OutputOptions,
     *,
+    job: Mapping[str, Any] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[DatasetWriter]:
     """Open a data set for writing; leaving the block without an error commits it.
@@ -177,6 +191,7 @@ async def open_writer(
     Args:
         layout: How samples become chunks.
         output: Where they go.
+        job: With a journal, what else has to be the same in every attempt, as JSON values.
         clock: Seconds since 1970, written into the index.
 
     Raises:
@@ -195,7 +210,9 @@ async def open_writer(
     ) as store:
         target = Target(store, layout.config(), output.mode, journal=output.use_checkpoint)
         await target.prepare()
-        progress = await target.load_progress() if output.use_checkpoint else None
+        progress = None
+        if output.use_checkpoint:
+            progress = await target.load_progress({**layout.fingerprint(), **(job or {})})
         names: Iterable[str] = ()
         try:
             with single_error():
