@@ -201,7 +201,7 @@ class ChunkCache:
     # ---- reading ---------------------------------------------------------------------------
 
     async def _look_up(self, name: str, nbytes: int) -> Lease | None:
-        return await in_thread(partial(self.lookup, name, nbytes), _close_lease)
+        return await in_thread(partial(self.lookup, name, nbytes), close_lease)
 
     def _leased(self, name: str, nbytes: int | None, lock: FileLock, path: Path) -> Lease | None:
         lock.share()
@@ -272,7 +272,7 @@ class ChunkCache:
         target = _mapped(self._part(name), nbytes, mmap.ACCESS_WRITE)
         await fill(target)
         publish = partial(self._publish, name, target, lock)
-        return await in_thread(publish, _close_lease), True
+        return await in_thread(publish, close_lease), True
 
     def _reserve(self, name: str, nbytes: int, lock: FileLock) -> bool:
         os.ftruncate(lock.fd, 0)  # a dead process may have left some of it
@@ -371,7 +371,8 @@ async def _wait_for_holder(lock: FileLock) -> None:
     await in_own_thread(wait, lambda _: None)
 
 
-def _close_lease(lease: Lease | None) -> None:
+def close_lease(lease: Lease | None) -> None:
+    """Close a lease, if it is one: what to do with one that nobody waits for any more."""
     if lease is not None:
         lease.close()
 

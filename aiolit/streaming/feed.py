@@ -8,6 +8,7 @@ yet, and once to let finished pieces go.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 
 from aiolit.plan.stream import Piece
@@ -38,14 +39,19 @@ class PieceWindow:
         self._failed: dict[int, Exception] = {}
         self._held: dict[int, int] = {}
         self._finished: set[int] = set()
+        self._of_chunk = Counter(piece.chunk for piece in pieces)
         self._admitted = 0
         self._changed = asyncio.Event()
-        self._stuck = self._ended = False
+        self._stuck = self._closed = self._ended = False
         self._task: asyncio.Task[object] | None = None
 
     async def run(self) -> None:
         """Open all pieces, each as soon as there is room; ends when cancelled or done."""
         self._task = asyncio.current_task()
+        if self._closed:  # before it began
+            self._ended = True
+            self._wake()
+            return
         try:
             async with asyncio.TaskGroup() as group:
                 for piece in range(len(self._pieces)):
@@ -80,28 +86,32 @@ class PieceWindow:
     def release(self, pieces: Iterable[int]) -> None:
         """Give back the room of pieces that are not read again, and close those still open."""
         for piece in pieces:
-            self._finished.add(piece)
+            chunk = self._pieces[piece].chunk
+            if piece not in self._finished:
+                self._finished.add(piece)
+                self._of_chunk[chunk] -= 1
             held = self.ready.pop(piece, None)
-            if held is not None:
-                held.close()
+            if held is not None:  # a chunk is used up once all of its pieces are
+                held.close(spent=not held.whole or not self._of_chunk[chunk])
             if piece in self._held:
                 self._budget.release(self._held.pop(piece))
         self._wake()
 
     def cancel(self) -> None:
-        """Ask ``run`` to end."""
+        """Ask ``run`` to end, and close what is open."""
         if self._task is not None:
             self._task.cancel()
+        self.close_all()
 
     async def stop(self) -> None:
         """Cancel ``run``, wait for its end, and close what is open."""
         self.cancel()
         while not self._ended:
             await self._changed.wait()
-        self.close_all()
 
     def close_all(self) -> None:
-        """Close what is open."""
+        """Close what is open, and what still arrives."""
+        self._closed = True
         while self.ready:
             held = self.ready.popitem()[1]
             if held is not None:
@@ -132,7 +142,7 @@ class PieceWindow:
         except Exception as error:  # noqa: BLE001  (handed to the reader of this piece alone)
             self._failed[piece] = error
         else:
-            if piece in self._finished:
+            if self._closed or piece in self._finished:
                 if held is not None:
                     held.close()
             else:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aiolit.cache.chunks import ChunkCache, Lease
+from aiolit.cache.chunks import ChunkCache, Lease, close_lease
 from aiolit.errors import AiolitError, ObjectChangedError, ObjectNotFoundError
 from aiolit.format.checksum import join_offsets, parse_records, record_range, verify_blocks
 from aiolit.format.checksum_stream import covering_range, stream_crc_range, verify_stream
@@ -35,6 +36,7 @@ from aiolit.format.dataset_info import (
 from aiolit.format.loader import BoundLoader, SampleReader
 from aiolit.plan.coalesce import coalesce, cover, split
 from aiolit.plan.stream import Piece
+from aiolit.runtime.blocking import in_thread
 from aiolit.runtime.groups import single_error
 from aiolit.runtime.stats import Counters
 from aiolit.store.base import Store
@@ -48,16 +50,23 @@ _SPAN_BYTES = 8 << 20  # merged ranges do not grow beyond this
 
 @dataclass(slots=True)
 class Held:
-    """An open reader of some samples of a chunk, and what gives its memory or file back."""
+    """An open reader of some samples of a chunk, and what gives its memory or file back.
+
+    Attributes:
+        reader: Reads the samples.
+        release: Called once with whether this epoch is done with the file.
+        whole: Whether the file is the whole chunk, which other pieces may be part of.
+    """
 
     reader: SampleReader
-    release: Callable[[], None] | None = None
+    release: Callable[[bool], None] | None = None
+    whole: bool = False
 
-    def close(self) -> None:
+    def close(self, *, spent: bool = False) -> None:
         """Let the bytes go; samples that were read own theirs."""
-        if self.release is not None:
-            self.release()
-            self.release = None
+        release, self.release = self.release, None
+        if release is not None:
+            release(spent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +120,7 @@ class ChunkFetcher:
             found = await self._open_some(number, sorted(set(piece.samples)))
             readers = {sample: held.reader for sample, held in found.items()}
             return Held(PickReader(readers), partial(_close, list(found.values())))
-        there = await asyncio.to_thread(self._cache.parts, name)
+        there = await in_thread(partial(self._cache.parts, name))
         if not there and piece.stop - piece.start == self._loader.num_samples(chunk):
             return await self._open_whole(number, chunk)
         return await self._open_part(chunk, piece.start, piece.stop, there)
@@ -127,12 +136,19 @@ class ChunkFetcher:
         wanted: dict[int, list[int]] = {}
         for number, sample in zip(numbers, samples, strict=True):
             wanted.setdefault(number, []).append(sample)
-        tasks: dict[int, asyncio.Task[dict[int, Held]]] = {}
-        with single_error():
-            async with asyncio.TaskGroup() as group:
-                for number, some in wanted.items():
-                    tasks[number] = group.create_task(self._open_some(number, sorted(set(some))))
-        found = {number: task.result() for number, task in tasks.items()}
+        found: dict[int, dict[int, Held]] = {}
+
+        async def open_some(number: int, some: list[int]) -> None:
+            found[number] = await self._open_some(number, some)
+
+        try:
+            with single_error():
+                async with asyncio.TaskGroup() as group:
+                    for number, some in wanted.items():
+                        group.create_task(open_some(number, sorted(set(some))))
+        except BaseException:
+            _close([one for ones in found.values() for one in ones.values()])
+            raise
         held = {id(one): one for ones in found.values() for one in ones.values()}
         readers = [
             found[number][sample].reader for number, sample in zip(numbers, samples, strict=True)
@@ -189,11 +205,12 @@ class ChunkFetcher:
             known = range_readable(chunk, self._index.config)
             if known is None:
                 name = stored_name(chunk, self._index.config)
-                async with asyncio.TaskGroup() as group:
-                    head = group.create_task(self._get(name, 0, min(8, chunk.nbytes)))
-                    tail = group.create_task(
-                        self._get(name, max(0, chunk.nbytes - 12), chunk.nbytes)
-                    )
+                with single_error():
+                    async with asyncio.TaskGroup() as group:
+                        head = group.create_task(self._get(name, 0, min(8, chunk.nbytes)))
+                        tail = group.create_task(
+                            self._get(name, max(0, chunk.nbytes - 12), chunk.nbytes)
+                        )
                 known = probe(head.result(), tail.result())
             self._ranged[number] = known
         return self._ranged[number]
@@ -211,7 +228,9 @@ class ChunkFetcher:
             return Held(self._loader.open(data, chunk, self._url(chunk)))
         lease, fetched = found
         self._count(fetched=fetched)
-        return self._held(lease, self._loader.open(lease.data, chunk, self._url(chunk)))
+        with _closed_on_error(lease):
+            reader = self._loader.open(lease.data, chunk, self._url(chunk))
+        return Held(reader, lambda spent: lease.close(spent=spent), whole=True)
 
     async def _open_part(
         self, chunk: ChunkInfo, start: int, stop: int, there: list[tuple[int, int]]
@@ -232,13 +251,13 @@ class ChunkFetcher:
             _close(held)
             raise
         reader = SplitReader(starts, [part.reader for part in held])
-        return Held(reader, lambda: _close(held))
+        return Held(reader, partial(_close, held))
 
     async def _open_extent(self, chunk: ChunkInfo, start: int, stop: int) -> Held | None:
         """Open the items ``[start, stop)`` as one cached file: their borders, then their bytes."""
         config = self._index.config
         name = f"{plain_name(chunk, config)}.{start}-{stop}"
-        lease = await asyncio.to_thread(self._cache.lookup, name)
+        lease = await in_thread(partial(self._cache.lookup, name), close_lease)
         self._count(fetched=lease is None)
         borders = self._borders(chunk, start, stop)
         table = 0 if borders is not None else 4 * (stop - start + 1)
@@ -256,11 +275,13 @@ class ChunkFetcher:
             if found is None:
                 return None
             lease = found[0]
-        offsets, data = None, lease.data[table:]
-        if borders is None:
-            offsets = np.frombuffer(lease.data[:table], "<u4").astype(np.int64)
-        base = int(offsets[0]) if offsets is not None else (borders or (0, 0))[0]
-        return self._held(lease, self._reader(chunk, Items(data, base, start, offsets)))
+        with _closed_on_error(lease):
+            offsets = None
+            if borders is None:
+                offsets = np.frombuffer(lease.data[:table], "<u4").astype(np.int64)
+            base = int(offsets[0]) if offsets is not None else (borders or (0, 0))[0]
+            reader = self._reader(chunk, Items(lease.data[table:], base, start, offsets))
+        return Held(reader, lambda spent: lease.close(spent=spent))
 
     def _borders(self, chunk: ChunkInfo, start: int, stop: int) -> tuple[int, int] | None:
         """Return the bytes to fetch for samples where the index alone tells; whole CRC runs."""
@@ -298,9 +319,6 @@ class ChunkFetcher:
             items.data, items.base, items.first, items.offsets, chunk, self._url(chunk)
         )
 
-    def _held(self, lease: Lease, reader: SampleReader) -> Held:
-        return Held(reader, lambda: lease.close(spent=True))
-
     async def _fetch_items(self, chunk: ChunkInfo, start: int, stop: int) -> Items:
         """Fetch a few items into memory: one request for their borders, one for their bytes."""
         place = await self._locate(chunk, start, stop)
@@ -318,7 +336,7 @@ class ChunkFetcher:
             await self._read_parts(stored_name(chunk, config), 0, target)
         encryption = config.encryption
         if encryption is None or encryption.level != "chunk":  # else checked once decrypted
-            await asyncio.to_thread(verify_chunk, target, chunk, url)
+            await in_thread(partial(verify_chunk, target, chunk, url))
 
     async def _inflate(self, chunk: ChunkInfo, target: memoryview) -> None:
         config = self._index.config
@@ -335,12 +353,14 @@ class ChunkFetcher:
             raise
         self._stats.bytes_fetched += len(packed)
         self._stats.requests += 1
-        plain = await asyncio.to_thread(
-            partial(decompress_whole, codec=whole_file_codec(chunk, config)),
+        inflate = partial(
+            decompress_whole,
             packed,
             expected_nbytes=chunk.nbytes,
             source=self._url(chunk),
+            codec=whole_file_codec(chunk, config),
         )
+        plain = await in_thread(inflate)
         target[:] = plain
 
     async def _read_parts(self, key: str, start: int, target: memoryview) -> None:
@@ -398,6 +418,15 @@ def _unchecked(data: memoryview, base: int) -> None:
     """Chunks that LitData wrote have no checksums; their length and ETag were compared."""
 
 
-def _close(parts: Sequence[Held]) -> None:
+def _close(parts: Sequence[Held], spent: bool = False) -> None:
     for part in parts:
-        part.close()
+        part.close(spent=spent)
+
+
+@contextmanager
+def _closed_on_error(lease: Lease) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        lease.close()
+        raise
