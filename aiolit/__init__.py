@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aiolit import aio, errors
+    from aiolit.debugger import breakpoint, enable_tracer
     from aiolit.format.encryption import Encryption, FernetEncryption, RSAEncryption
     from aiolit.format.loader import PyTreeLoader, TokensLoader
     from aiolit.processing.functions import optimize
@@ -28,8 +29,10 @@ __version__ = "0.1.0"
 _MODULES = ("aio", "errors")
 _HOME = {
     "ALL_DONE": "aiolit.processing.sentinel",
+    "breakpoint": "aiolit.debugger",
     "CombinedStreamingDataset": "aiolit.streaming.combined",
     "Dir": "aiolit.streaming.resolver",
+    "enable_tracer": "aiolit.debugger",
     "Encryption": "aiolit.format.encryption",
     "FernetEncryption": "aiolit.format.encryption",
     "optimize": "aiolit.processing.functions",
@@ -45,8 +48,10 @@ _HOME = {
 __all__ = [
     "aio",
     "ALL_DONE",
+    "breakpoint",
     "CombinedStreamingDataset",
     "Dir",
+    "enable_tracer",
     "Encryption",
     "errors",
     "FernetEncryption",

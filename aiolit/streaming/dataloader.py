@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
 from aiolit.errors import ConfigError, StateError
+from aiolit.runtime import tracing
+from aiolit.runtime.board import judge
+from aiolit.runtime.stats import Counters
 from aiolit.streaming.epoch import Readers, Run, Streamable, Streamed, whole_number
+from aiolit.streaming.profiling import BatchProfile, checked_profile
 from aiolit.streaming.state import VERSION, Position
 from aiolit.streaming.topology import Topology
 
@@ -30,6 +37,10 @@ class StreamingDataLoader(DataLoader[Any]):
         dataset: A ``StreamingDataset`` or another of aiolit's streaming data sets.
         batch_size: Samples in a batch of this rank; for a mixture with
             ``batching_method="per_stream"`` also one for each member.
+        profile_batches: Trace so many batches of the first iteration and write them to
+            ``result.json``, for chrome://tracing or ui.perfetto.dev.
+        profile_skip_batches: Batches to leave out before.
+        profile_dir: Where ``result.json`` goes; by default the working folder.
         num_workers: Worker processes; 0 reads in this process, fetching ahead all the same.
         shuffle: Set the data set's ``shuffle``; None leaves it.
         drop_last: Set the data set's ``drop_last``; None leaves it.
@@ -45,6 +56,9 @@ class StreamingDataLoader(DataLoader[Any]):
         *args: Any,
         batch_size: int | Sequence[int] = 1,
         num_workers: int = 0,
+        profile_batches: int | bool = False,
+        profile_skip_batches: int = 0,
+        profile_dir: str | Path | None = None,
         prefetch_factor: int | None = None,
         shuffle: bool | None = None,
         drop_last: bool | None = None,
@@ -74,9 +88,16 @@ class StreamingDataLoader(DataLoader[Any]):
             **options,
         )
         self._options = options
+        profile = checked_profile(profile_batches, profile_skip_batches, profile_dir)
+        self._profile = None if profile is None else BatchProfile(*profile)
         self._source = dataset
         self._workers: tuple[Run, DataLoader[Any]] | None = None
         self._reading: tuple[Run, int] | None = None
+        # What each worker has done so far, a row each, written by the workers themselves.
+        shape = (max(1, num_workers), len(Counters().as_dict()))
+        self._board = torch.zeros(shape, dtype=torch.float64)
+        self._board.share_memory_()  # type: ignore[no-untyped-call]
+        self._waited_s = self._spent_s = 0.0
 
     def __len__(self) -> int:
         """Count the batches of the coming epoch, or of what a loaded state left of it."""
@@ -87,10 +108,49 @@ class StreamingDataLoader(DataLoader[Any]):
         run = self._plan()
         self._reading = (run, 0)
         self._source.position = self._source.next_position(run)
-        for number, batch in enumerate(self._open(run), 1):
-            self._reading = (run, number)
-            yield batch
+        profile, self._profile = self._profile, None  # the first iteration only
+        if profile is not None:
+            profile.start()
+        try:
+            yield from self._iterate(run, profile)
+        finally:
+            if profile is not None:
+                profile.finish()
         self._reading = None
+
+    def _iterate(self, run: Run, profile: BatchProfile | None) -> Iterator[Any]:
+        asked = time.perf_counter()
+        for number, batch in enumerate(self._open(run), 1):
+            given = time.perf_counter()
+            self._waited_s += given - asked
+            self._reading = (run, number)
+            if profile is not None:
+                profile.batch(number)
+            yield batch
+            returned = time.perf_counter()
+            self._spent_s += returned - asked
+            asked = returned
+
+    def stats(self) -> dict[str, Any]:
+        """Return what was fetched, cached, decoded and waited for so far, over all workers.
+
+        Returns:
+            The fields of ``Counters`` added up over the workers; ``loop_wait_seconds``, how long
+            the training loop waited for batches; ``loop_seconds``, how long it has run; and
+            ``verdict``, a sentence that says what holds it up and which knob to turn.
+        """
+        counters = Counters()
+        names = list(counters.as_dict())
+        for row in self._board.tolist():
+            counters.merge(Counters.from_dict(dict(zip(names, row, strict=True))))
+        verdict = judge(counters, self._waited_s, self._spent_s)
+        whole = {name: type(value) for name, value in Counters().as_dict().items()}
+        return {
+            **{name: whole[name](value) for name, value in counters.as_dict().items()},
+            "loop_wait_seconds": self._waited_s,
+            "loop_seconds": self._spent_s,
+            "verdict": str(verdict),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the reading stands: behind the last batch that was handed out.
@@ -134,7 +194,7 @@ class StreamingDataLoader(DataLoader[Any]):
                 return kept
         self._workers = None
         loader: DataLoader[Any] = DataLoader(
-            _Feed(self._source, run, self._collate),
+            _Feed(self._source, run, self._collate, self._board),
             batch_size=None,
             collate_fn=_as_it_is,
             **self._options,
@@ -147,13 +207,30 @@ class StreamingDataLoader(DataLoader[Any]):
 class _Feed(IterableDataset[Any]):
     """What the workers iterate: whole batches, collated there."""
 
-    def __init__(self, source: Streamable, run: Run, collate: Collate | None) -> None:
+    def __init__(
+        self, source: Streamable, run: Run, collate: Collate | None, board: torch.Tensor
+    ) -> None:
         self._source, self._next, self._collate = source, run, collate
+        self._board, self._trace = board, tracing.config()
 
     def __iter__(self) -> Iterator[Any]:
         run, self._next = self._next, _following(self._source, self._next)
         info = get_worker_info()
-        yield from self._source.collated(run, 0 if info is None else info.id, self._collate)
+        worker = 0 if info is None else info.id
+        if info is not None:
+            tracing.join(self._trace)
+        row = self._board.numpy()[worker]
+        for batch in self._source.collated(run, worker, self._collate):
+            row[:] = _figures(self._source)
+            yield batch
+        row[:] = _figures(self._source)
+
+
+def _figures(source: Streamable) -> list[float]:
+    total = Counters()
+    for counters in source.counters():
+        total.merge(counters)
+    return list(total.as_dict().values())
 
 
 def _following(source: Streamable, run: Run) -> Run:

@@ -21,6 +21,7 @@ from aiolit.plan.lanes import OrderOptions, default_window, epoch_pool
 from aiolit.plan.runs import Runs
 from aiolit.plan.subset import pick, subsample
 from aiolit.runtime.portal import portal
+from aiolit.runtime.stats import Counters
 from aiolit.streaming.columns import ColumnCollate, column_collate
 from aiolit.streaming.deck import LaneReader
 from aiolit.streaming.epoch import Readers, Run, Streamable, Wants, whole_number
@@ -270,6 +271,14 @@ class StreamingDataset(Streamable):
     def find_topology(self) -> Topology:
         """Return this process's place: as given, from torch.distributed, or from the launcher."""
         return find_topology(self._rank, self._world_size)
+
+    def counters(self) -> list[Counters]:
+        """Return this process's counters; see ``Streamable``."""
+        return [self.source.stats]
+
+    def stats(self) -> dict[str, int | float]:
+        """Return what this process has fetched, cached and decoded of this data set so far."""
+        return self.source.stats.as_dict()
 
     def set_shuffle(self, shuffle: bool) -> None:
         """Set whether epochs are shuffled."""

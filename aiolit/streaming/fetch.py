@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ from aiolit.plan.stream import Piece
 from aiolit.runtime.blocking import in_thread
 from aiolit.runtime.groups import single_error
 from aiolit.runtime.stats import Counters
+from aiolit.runtime.tracing import span
 from aiolit.store.base import Store
 
 Check = Callable[[memoryview, int], None]
@@ -329,6 +331,12 @@ class ChunkFetcher:
 
     async def _fill_whole(self, chunk: ChunkInfo, target: memoryview) -> None:
         """Fetch a whole chunk, undo its whole-file compression, and check it."""
+        began = time.perf_counter()
+        with span("fetch", chunk.filename, nbytes=len(target)):
+            await self._fill(chunk, target)
+        self._stats.fetch_seconds += time.perf_counter() - began
+
+    async def _fill(self, chunk: ChunkInfo, target: memoryview) -> None:
         config, url = self._index.config, self._url(chunk)
         if is_whole_compressed(chunk, config):
             await self._inflate(chunk, target)

@@ -17,6 +17,7 @@ from aiolit.plan.runs import Ints
 from aiolit.plan.stream import LaneStream, Taken
 from aiolit.runtime.budget import ByteBudget
 from aiolit.runtime.portal import Portal, portal
+from aiolit.runtime.tracing import complete
 from aiolit.streaming.columns import ColumnCollate, Rows
 from aiolit.streaming.deck import LaneReader, ReadableDeck, ReadableShares
 from aiolit.streaming.feed import PieceFeed, PieceWindow
@@ -153,11 +154,16 @@ class RunsReader(LaneReader):
             columns: What makes a batch of rows; where it cannot, torch's ``default_collate`` does.
         """
         taken = [self._stream.take(lane, count) for lane, count in wants]
+        began = time.perf_counter()
+        waited = self._source.stats.wait_seconds
         rows = self._rows(taken)
         batch = None if rows is None else columns(rows)
-        if batch is None:
+        if rows is None or batch is None:
             return default_collate([value for one in taken for value in self._of_taken(one)])
-        self._source.stats.samples += sum(len(one.piece) for one in taken)
+        self._source.stats.samples += len(rows)
+        self._source.stats.batches += 1
+        waited = self._source.stats.wait_seconds - waited
+        self._source.stats.collate_seconds += time.perf_counter() - began - waited
         for one in taken:
             for finished in one.finished:
                 self._finish(finished)
@@ -200,8 +206,11 @@ class RunsReader(LaneReader):
         values = self._read(pieces, samples)
         for finished in taken.finished:
             self._finish(finished)
-        chunk_of = self._chunk
-        return self._plan.finish(Batch(values, [chunk_of[piece] for piece in pieces], samples))
+        chunk_of, began = self._chunk, time.perf_counter()
+        batch = Batch(values, [chunk_of[piece] for piece in pieces], samples)
+        found = self._plan.finish(batch)
+        self._source.stats.decode_seconds += time.perf_counter() - began
+        return found
 
     def _read(self, pieces: list[int], samples: list[int]) -> list[Any]:
         readers, stats = self._readers, self._source.stats
@@ -217,6 +226,7 @@ class RunsReader(LaneReader):
                 readers[piece].sample(sample) for piece, sample in zip(pieces, samples, strict=True)
             ]
         stats.decode_seconds += time.perf_counter() - began
+        complete("decode", "decode", int(began * 1e9), samples=len(values))
         return values
 
     def _open(self, pieces: set[int], batch: int) -> bool:
@@ -234,6 +244,8 @@ class RunsReader(LaneReader):
                 return False
             self._held[piece], self._readers[piece] = held, held.reader
         self._source.stats.wait_seconds += time.perf_counter() - began
+        if missing:
+            complete("wait", "open pieces", int(began * 1e9), pieces=len(missing))
         return True
 
     def _is_early(self, feed: PieceFeed, missing: list[int], batch: int) -> bool:
