@@ -25,7 +25,7 @@ from aiolit.store.base import Data, ObjectInfo, buffers
 from aiolit.store.http_reads import HttpReads, Versioned
 from aiolit.store.http_semantics import content_length, if_match, modified, status_error
 from aiolit.store.loop_bound import LoopBound
-from aiolit.store.options import reject_unknown, take_connection_options
+from aiolit.store.options import check_key, reject_unknown, take_connection_options
 from aiolit.store.transport import ConnectionOptions, Transport, error_body, network_errors
 from aiolit.store.upload import MAX_PARTS, Upload, part_nbytes_for
 
@@ -120,7 +120,7 @@ class AzureStore(LoopBound[_AzureClient], HttpReads):
             yield response
 
     def _path(self, key: str) -> str:
-        return f"/{quote(self._prefix + key, safe='/-_.~')}"
+        return f"/{quote(self._prefix + check_key(key, self.url), safe='/-_.~')}"
 
     def _error(self, response: aiohttp.ClientResponse, body: str, url: str) -> StoreError:
         told = re.search(r"<Message>([^<\n]*)", body)

@@ -21,7 +21,7 @@ from aiolit.store.http_semantics import (
     whole_size,
 )
 from aiolit.store.loop_bound import LoopBound
-from aiolit.store.options import reject_unknown, take_connection_options
+from aiolit.store.options import check_key, reject_unknown, take_connection_options
 from aiolit.store.read_only import ReadOnly
 from aiolit.store.redirects import following
 from aiolit.store.transport import ConnectionOptions, Transport
@@ -74,7 +74,7 @@ class HttpStore(LoopBound[Transport], HttpReads, ReadOnly):
         return Transport(self._connection)
 
     def _address(self, key: str) -> str:
-        return f"{self.url}/{quote(key, safe='/-_.~')}{self._query}"
+        return f"{self.url}/{quote(check_key(key, self.url), safe='/-_.~')}{self._query}"
 
     @asynccontextmanager
     async def _send(

@@ -24,7 +24,7 @@ from aiolit.store.http_reads import HttpReads, Versioned
 from aiolit.store.http_semantics import content_length, status_error
 from aiolit.store.hub_url import parse_hub_url
 from aiolit.store.loop_bound import LoopBound
-from aiolit.store.options import reject_unknown, take_connection_options
+from aiolit.store.options import check_key, reject_unknown, take_connection_options
 from aiolit.store.read_only import ReadOnly
 from aiolit.store.redirects import following
 from aiolit.store.threads import run_in_thread
@@ -127,7 +127,10 @@ class HuggingFaceStore(LoopBound[_HubClient], HttpReads, ReadOnly):
 
     def _address(self, key: str) -> str:
         where = self._where
-        revision, path = quote(where.revision, safe=""), quote(self._path(key), safe="/-_.~")
+        revision, path = (
+            quote(where.revision, safe=""),
+            quote(self._path(check_key(key, self.url)), safe="/-_.~"),
+        )
         return f"{self._hub()}/{where.folder}/resolve/{revision}/{path}"
 
     async def head(self, key: str) -> ObjectInfo:

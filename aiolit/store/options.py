@@ -16,6 +16,17 @@ def take_connection_options(given: dict[str, Any]) -> dict[str, Any]:
     return {name: given.pop(name) for name in CONNECTION_NAMES if name in given}
 
 
+def check_key(key: str, url: str) -> str:
+    """Return the key; refuse one that a server would resolve to a place outside the root.
+
+    Raises:
+        ConfigError: A part of it is ``.`` or ``..``.
+    """
+    if any(part in (".", "..") for part in key.split("/")):
+        raise ConfigError(f"{key!r} cannot be a key of {url}: it has a part '.' or '..'")
+    return key
+
+
 def reject_unknown(
     given: Mapping[str, Any], known: Iterable[str], *, which: str, scheme: str
 ) -> None:

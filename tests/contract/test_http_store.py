@@ -63,6 +63,11 @@ class TestHttpStore(ReadContract):
     def raw(self, tmp_path: Path) -> RawObjects:
         return RawFolder(tmp_path)
 
+    async def test_keys_cannot_leave_the_root(self, store: Store, tmp_path: Path) -> None:
+        for key in ("../a", "a/../../b", "./a"):
+            with pytest.raises(ConfigError, match="cannot be a key"):
+                await store.get(key)
+
     async def test_writing_and_listing_are_refused(self, store: Store, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"1")
         for call in (
