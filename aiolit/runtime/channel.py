@@ -30,6 +30,9 @@ _PIECES = 1024
 # Smaller pieces are joined: a system call costs more than the copy.
 _JOIN_BELOW = 16384
 
+# A message has three parts, and what lies in the socket's buffer is read with one call for each.
+_READS_PER_TURN = 8
+
 
 class ChannelClosedError(EOFError):
     """The other end is gone, or a message was cut short."""
@@ -261,15 +264,16 @@ class AsyncChannel:
             self._stop_reading()
 
     def _fill(self, waiter: asyncio.Future[None]) -> None:
-        """Read up to the end of one message, so that a fast sender cannot keep the loop for itself.
+        """Read a few times at most, so that a fast sender cannot keep the loop for itself.
 
-        Not once for each call: where the other end has died with unread messages of ours, uvloop
-        calls only once, and what it had sent before is still to be read.
+        Not only once: where the other end has died with unread messages of ours, uvloop calls only
+        once, and what it had sent before, less than a socket's buffer, is still to be read.
         """
         frame = self._frame
         try:
-            while not frame.done:
-                frame.advance(self._sock.recv_into(frame.target[frame.filled :]))
+            for _ in range(_READS_PER_TURN):
+                if not frame.done:
+                    frame.advance(self._sock.recv_into(frame.target[frame.filled :]))
         except (BlockingIOError, InterruptedError):
             return
         except (ConnectionResetError, ChannelClosedError, ChannelLimitError) as error:

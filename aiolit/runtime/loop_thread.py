@@ -104,10 +104,7 @@ class LoopThread:
     def run(self, started: Future[None]) -> None:
         """Be the thread's whole life."""
         try:
-            with asyncio.Runner(loop_factory=new_loop) as runner:
-                self.loop = runner.get_loop()
-                self.loop.set_default_executor(ThreadPoolExecutor(IO_THREADS, "aiolit-io"))
-                runner.run(self._serve(started))
+            self._run(started)
         except BaseException as error:
             if started.done():
                 raise
@@ -119,6 +116,26 @@ class LoopThread:
             for job in orphans:
                 with suppress(InvalidStateError):
                     job.future.set_exception(PortalClosedError("the event loop has ended"))
+
+    def _run(self, started: Future[None]) -> None:
+        """Do what asyncio.Runner does, but start no thread at the end.
+
+        ``loop.shutdown_default_executor`` starts one, which Python 3.12 and later refuse while the
+        interpreter ends.
+        """
+        self.loop = loop = new_loop()
+        pool = ThreadPoolExecutor(IO_THREADS, "aiolit-io")
+        pool.submit(int)  # for the same reason: clean-ups at exit find one thread there
+        loop.set_default_executor(pool)
+        try:
+            loop.run_until_complete(self._serve(started))
+        finally:
+            try:
+                loop.run_until_complete(_cancel_strays())
+                loop.run_until_complete(loop.shutdown_asyncgens())
+            finally:
+                pool.shutdown()
+                loop.close()
 
     async def _serve(self, started: Future[None]) -> None:
         self.stopped = asyncio.Event()
@@ -189,3 +206,12 @@ class LoopThread:
         if os.getpid() == self.pid and not self.closing:
             self.stop()
             warnings.warn("a Portal was dropped without close()", ResourceWarning, stacklevel=2)
+
+
+async def _cancel_strays() -> None:
+    """End the tasks that libraries left on the loop."""
+    strays = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in strays:
+        task.cancel()
+    if strays:
+        await asyncio.wait(strays)

@@ -209,8 +209,7 @@ class PrefetchStream(Generic[Item, T]):
 
     def _leave(self, producer: asyncio.Task[None]) -> None:
         self._left = True
-        self._changed.set()
-        producer.cancel()
+        producer.cancel()  # its end wakes a consumer that waits in another task
         for _, task in self._ready:
             task.cancel()
 

@@ -161,6 +161,22 @@ def test_a_failed_call_keeps_nothing_alive(own: Portal) -> None:
         gc.enable()
 
 
+def test_a_kept_future_keeps_no_arguments_alive(own: Portal) -> None:
+    class Large:
+        pass
+
+    async def use(large: Large) -> int:
+        return 1
+
+    gone = threading.Event()
+    large = Large()
+    weakref.finalize(large, gone.set)
+    future = own.submit(use, large)
+    del large
+    assert future.result(10) == 1
+    assert gone.wait(10)
+
+
 def test_refused_on_the_loops_own_thread(own: Portal) -> None:
     async def inside() -> None:
         own.call(add, 1, 2)
@@ -441,6 +457,12 @@ def wait():
 portal()
 threading.Thread(target=wait, daemon=True).start()
 """,
+    "a stray task": """
+async def leave():
+    global kept
+    kept = asyncio.get_running_loop().create_task(forever())
+portal().call(leave)
+""",
     "sys.exit": "portal().submit(forever); sys.exit(0)",
     "async generator": """
 async def numbers():
@@ -615,6 +637,25 @@ if __name__ == "__main__":
     queue.close()
 """
     finished(run_python, CHILD + source)
+
+
+def test_a_child_that_ends_by_multiprocessings_exit_function_alone(run_python: Any) -> None:
+    """Neither atexit nor the joining of threads gets a turn."""
+    source = """
+    import multiprocessing.util
+
+    async def clean():
+        print("cleaned", flush=True)
+
+    portal().call(add, 1, 2)
+    if (pid := os.fork()) == 0:
+        portal().on_close(clean)
+        multiprocessing.util._exit_function()
+        assert threading.active_count() == 1
+        os._exit(0)
+    assert status(pid) == 0
+    """
+    assert finished(run_python, source) == "cleaned\n"
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

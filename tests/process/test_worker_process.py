@@ -363,6 +363,30 @@ def test_a_dead_worker_is_an_error_that_says_how(run: Run, how: str) -> None:
     run(main)
 
 
+@pytest.mark.parametrize("nbytes", [0, 30_000])
+def test_what_a_worker_sent_before_it_died_arrives(run: Run, nbytes: int) -> None:
+    """Also when it died with messages unread, which the kernel reports as a reset."""
+
+    def send_and_die(channel: Channel) -> None:
+        for at in range(3):
+            channel.send(at, [bytes(nbytes)])
+        channel.recv()
+        os._exit(0)
+
+    async def main() -> None:
+        async with WorkerProcess(send_and_die) as worker:
+            for _ in range(3):
+                await worker.send("unread", [bytes(10_000)])
+            await worker.wait()
+            for at in range(3):
+                header, (buffer,) = await worker.recv()
+                assert (header, buffer.nbytes) == (at, nbytes)
+            with pytest.raises(WorkerDiedError, match="exit code 0"):
+                await worker.recv()
+
+    run(main)
+
+
 def test_describe_exit() -> None:
     assert describe_exit(0) == "ended with exit code 0"
     assert describe_exit(-11) == "was killed by SIGSEGV"

@@ -69,19 +69,33 @@ async def test_a_failure_reaches_all_and_the_next_call_starts_anew() -> None:
 
 
 async def test_who_asks_in_the_tick_of_the_failure_starts_anew() -> None:
+    """The task has ended, and its callbacks have not run yet."""
+    gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     again = Work()
-    again.gate.set_result("fine")
+
+    async def fail() -> str:
+        await gate
+        raise OSError("no")
+
     async with SingleFlight[str, str]() as flights:
 
-        async def fail() -> str:
-            raise OSError("no")
-
         async def ask_again() -> str:
-            with pytest.raises(OSError):
-                await flights.run("a", fail)
+            await gate
             return await flights.run("a", again)
 
-        assert await asyncio.create_task(ask_again()) == "fine"
+        first = asyncio.create_task(flights.run("a", fail))
+        await settle()
+        second = asyncio.create_task(ask_again())
+        await settle()
+        gate.set_result(None)
+        with pytest.raises(OSError, match="no"):
+            await first
+        await settle()
+        third = asyncio.create_task(flights.run("a", again))
+        await settle()
+        assert (again.started, len(flights)) == (1, 1)
+        again.gate.set_result("fine")
+        assert [await second, await third] == ["fine", "fine"]
 
 
 async def test_one_cancelled_caller_leaves_the_task_to_the_others() -> None:
