@@ -17,6 +17,7 @@ from aiolit.plan.permute import permutation
 from aiolit.plan.runs import Ints
 
 _BLOCK = 256
+_LARGEST = 1 << 16  # picks in a block at the most, nearly
 _PICK_ORDER = 21
 
 
@@ -45,6 +46,10 @@ def apportion(quotas: Ints, lengths: Ints) -> NDArray[np.int64]:
 class Picks:
     """The sequence of members of one lane.
 
+    A member that is rarer than one in ``_LARGEST`` picks is placed by itself; the others share
+    what is left. Blocks are so large that the rarest of those has a place in each: then no count
+    steps back from one block to the next.
+
     Args:
         counts: How many picks of each member the lane has.
         words: The key of its permutations.
@@ -52,12 +57,16 @@ class Picks:
 
     def __init__(self, counts: Sequence[int], words: tuple[int, ...]) -> None:
         self.counts = np.asarray(counts, np.int64)
-        self._edges = np.concatenate(([0], np.cumsum(self.counts)))
         self._words = words
-        self.length = int(self._edges[-1])
-        rarest = int(self.counts[self.counts > 0].min()) if self.length else 1
-        # Blocks so large that the rarest member has a place in each: then no count steps back.
-        self._block = max(_BLOCK, -(-self.length // rarest))
+        self.length = int(self.counts.sum())
+        self._rare = self.counts * _LARGEST < self.length
+        self._edges = np.concatenate(([0], np.cumsum(np.where(self._rare, 0, self.counts))))
+        self._block = _BLOCK
+        if self.length:
+            common = self.counts[(self.counts > 0) & ~self._rare]
+            spread = -(-self.length // int(common.min())) + int(self._rare.sum())
+            self._block = max(_BLOCK, spread)
+        self._kept: tuple[int, Ints] = (-1, np.zeros(0, np.int64))
 
     def upto(self, position: int) -> Ints:
         """Return how many of the first ``position`` picks are of each member."""
@@ -78,11 +87,18 @@ class Picks:
     def _at(self, position: int) -> Ints:
         if not self.length:
             return np.zeros_like(self.counts)
-        steps = min(position, self.length) * self._edges // self.length
-        return np.diff(steps)
+        position = min(position, self.length)
+        # Rounded, so that the last pick of a rare member is far from the end of the lane.
+        rare = (2 * position * self.counts + self.length) // (2 * self.length)
+        found = np.where(self._rare, rare, 0)
+        left, shared = position - int(found.sum()), int(self._edges[-1])
+        return found + np.diff(left * self._edges // shared)
 
     def _of_block(self, block: int) -> Ints:
-        begin = block * self._block
-        counts = self._at(begin + self._block) - self._at(begin)
-        members = np.repeat(np.arange(len(counts)), counts)
-        return members[permutation(len(members), _PICK_ORDER, *self._words, block)]
+        if self._kept[0] != block:
+            begin = block * self._block
+            counts = self._at(begin + self._block) - self._at(begin)
+            members = np.repeat(np.arange(len(counts)), counts)
+            order = permutation(len(members), _PICK_ORDER, *self._words, block)
+            self._kept = block, members[order]
+        return self._kept[1]

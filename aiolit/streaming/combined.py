@@ -10,14 +10,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from aiolit.errors import ConfigError
+from aiolit.errors import ConfigError, StateError
 from aiolit.plan.order import Deal
 from aiolit.plan.subset import exact_shares
+from aiolit.runtime.stats import Counters
 from aiolit.streaming.deck import ReadableDeck
 from aiolit.streaming.epoch import Readers, Streamable, whole_number
 from aiolit.streaming.mixture import MixDeck, MixShares, UnitDeck
 from aiolit.streaming.state import Position
-from aiolit.streaming.topology import Topology
+from aiolit.streaming.topology import Topology, agreed
 
 Method = Literal["stratified", "per_stream"]
 Schedule = tuple[tuple[int, tuple[float, ...]], ...]
@@ -39,6 +40,7 @@ class CombinedStreamingDataset(Streamable):
 
     The proportions hold in every block of a few hundred samples of every worker, and all ranks end
     together. Which member comes when is a function of the seed, the epoch and the reader.
+    ``drop_last`` and ``num_canonical_nodes`` are those that the members were given.
 
     Args:
         datasets: The members: any streaming data sets, other mixtures too.
@@ -55,7 +57,8 @@ class CombinedStreamingDataset(Streamable):
             goes over to equal shares after 100,000 samples, counted over all ranks.
 
     Raises:
-        ConfigError: A weight is negative or no number, all are zero, or their number is wrong.
+        ConfigError: A weight is negative or no number, all are zero, or their number is wrong; or
+            the members were given different ``drop_last`` or ``num_canonical_nodes``.
     """
 
     def __init__(
@@ -69,8 +72,9 @@ class CombinedStreamingDataset(Streamable):
         *,
         weight_schedule: Sequence[tuple[int, Sequence[float]]] | None = None,
     ) -> None:
-        super().__init__(drop_last=None, canonical=None, force=force_override_state_dict)
         self.datasets = check_members(datasets)
+        drop_last, canonical = of_members(self.datasets)
+        super().__init__(drop_last=drop_last, canonical=canonical, force=force_override_state_dict)
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise ConfigError(f"seed must be a whole number, not {seed!r}")
         if batching_method not in ("stratified", "per_stream"):
@@ -93,12 +97,22 @@ class CombinedStreamingDataset(Streamable):
         self._batch_sizes: tuple[int, ...] | None = None
 
     @property
+    def is_per_stream(self) -> bool:
+        """Whether each batch is of one member."""
+        return self._method == "per_stream"
+
+    @property
     def num_samples(self) -> int:
         """How many samples an epoch has over all ranks, the last, short batches included."""
-        return int(self._phases(self._epoch_decks()).sum())
+        readers = self._as_told()
+        decks = self._member_decks(1, tuple(one.options() for one in self.datasets), readers)
+        return int(self._phases(decks, self._schedule).sum())
 
     def set_weights(self, weights: Sequence[float]) -> None:
-        """Mix in other shares from the next iteration on; saved with the state.
+        """Mix in other shares from the next epoch on; they are saved with the state.
+
+        An epoch of which a part was read, the one that a loaded state goes on with too, ends with
+        the weights it was begun with.
 
         Raises:
             ConfigError: As for the constructor's ``weights``; or all members are to be read whole.
@@ -118,6 +132,10 @@ class CombinedStreamingDataset(Streamable):
             self._batch_sizes = tuple(whole_number(one, "batch_size") for one in batch_size)
             batch_size = max(self._batch_sizes)
         super().set_batch_size(batch_size)
+
+    def counters(self) -> list[Counters]:
+        """Return the members' counters; see ``Streamable``."""
+        return [one for dataset in self.datasets for one in dataset.counters()]
 
     def set_shuffle(self, shuffle: bool) -> None:
         """Set whether the members' epochs are shuffled."""
@@ -143,28 +161,32 @@ class CombinedStreamingDataset(Streamable):
         }
         if self._method == "per_stream":  # what is dealt are batches, so their sizes must stay
             found["batch_sizes"] = list(self._unit_sizes())
+            found["drop_last"] = self._drop_last
         return found
 
-    def save(self, position: Position) -> dict[str, Any]:
-        """Write a position as a JSON-able state; the weights are part of it."""
-        schedule = self._schedule
-        weights = None if schedule is None else [[at, list(shares)] for at, shares in schedule]
-        return {**super().save(position), "weights": weights}
+    def settings(self) -> Any:
+        """Return the weights, the members' too; see ``Streamable``."""
+        return settings_of(self.datasets, self._schedule)
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on at a saved position, with the weights of that time; see ``Streamable``."""
-        super().load(state)
-        saved = state.get("weights")
-        if saved is not None:
-            self._schedule = _checked_schedule(saved, len(self.datasets))
+    def apply_settings(self, settings: Any) -> None:
+        """Take over saved weights; see ``Streamable``."""
+        own = apply_to(self.datasets, settings)
+        if own is not None:
+            self._schedule = _checked_schedule(own, len(self.datasets))
 
     def find_topology(self) -> Topology:
-        """Return this process's place, as the first member finds it."""
-        return self.datasets[0].find_topology()
+        """Return this process's place, which all members must agree in."""
+        return agreed(dataset.find_topology() for dataset in self.datasets)
 
     def deck(self, position: Position, options: MixOptions, readers: Readers) -> ReadableDeck:
         """Return all samples of an epoch; see ``Streamable``."""
-        decks = self._member_decks(position, options, readers)
+        decks = self._member_decks(position.epoch, options.members, readers)
+        if options.batch_sizes is not None:
+            drop = readers.deal(options.drop_last, None).drop_last
+            decks = [
+                UnitDeck(deck, size, drop_last=drop)
+                for deck, size in zip(decks, options.batch_sizes, strict=True)
+            ]
         return MixDeck(decks, self._phases(decks, options.schedule), options.seed)
 
     @property
@@ -183,17 +205,15 @@ class CombinedStreamingDataset(Streamable):
         if self._method == "stratified":
             return super().__len__()
         run = self.begin(self._as_told())
-        dealt, _ = self._dealt(run.position, run.options, run.deal, run.rank)
+        dealt, base = self._dealt(run.position, run.options, run.deal)
         assert isinstance(dealt.shares, MixShares)
-        nodes = range(run.rank, run.deal.canonical, run.deal.ranks)
-        workers = run.deal.workers
-        lanes = [node * workers + worker for node in nodes for worker in range(workers)]
-        done = dealt.consumed(run.base)
-        units = dealt.shares.counts.sum(axis=0)[:, lanes].sum(axis=1)
-        for lane in lanes:
-            units -= dealt.shares.picks(lane).upto(int(done[lane])).sum(axis=0)
-        most = sum(len(deck) for deck in self._epoch_decks())
-        return min(int((units * np.array(run.options.batch_sizes)).sum()), most)
+        found = 0
+        for worker in range(run.deal.workers):
+            share = dealt.share_of(base, run.rank, worker)
+            found += sum(map(dealt.shares.unit_samples_from, share.lanes, share.skips))
+            if share.repeat is not None:
+                found += dealt.shares.samples_of_unit(*share.repeat)
+        return found
 
     # ---- inside ----------------------------------------------------------------------------
 
@@ -202,40 +222,23 @@ class CombinedStreamingDataset(Streamable):
             return super()._deal(readers)
         return Readers(readers.topology, readers.workers, 1).deal(self._drop_last, None)
 
-    def _epoch_decks(self) -> list[ReadableDeck]:
-        readers = Readers(Topology(), 1, 1)
-        return [one.deck(Position(), one.options(), readers) for one in self.datasets]
-
     def _unit_sizes(self) -> tuple[int, ...]:
         return self._batch_sizes or (self._readers[1],) * len(self.datasets)
 
     def _member_decks(
-        self, position: Position, options: MixOptions, readers: Readers
+        self, epoch: int, options: Sequence[Any], readers: Readers
     ) -> list[ReadableDeck]:
-        epoch = Position(position.epoch)
-        decks = [
-            dataset.deck(epoch, of_member, readers)
-            for dataset, of_member in zip(self.datasets, options.members, strict=True)
-        ]
-        if options.batch_sizes is None:
-            return decks
-        drop = readers.deal(options.drop_last, None).drop_last
         return [
-            UnitDeck(deck, size, drop_last=drop)
-            for deck, size in zip(decks, options.batch_sizes, strict=True)
+            dataset.deck(dataset.epoch_position(epoch, of_member, readers), of_member, readers)
+            for dataset, of_member in zip(self.datasets, options, strict=True)
         ]
 
     def _phases(
-        self, decks: Sequence[ReadableDeck], schedule: Schedule | None = None
+        self, decks: Sequence[ReadableDeck], schedule: Schedule | None
     ) -> NDArray[np.int64]:
         sizes = [len(deck) for deck in decks]
-        schedule = self._schedule if schedule is None else schedule
-        if schedule is None:
-            if not self._all:
-                total = sum(sizes)
-                schedule = ((0, tuple(size / max(1, total) for size in sizes)),)
-            else:
-                return np.array([sizes], np.int64)
+        if schedule is None:  # members of their own lengths end together
+            return np.array([sizes], np.int64)
         return _phases(sizes, schedule)
 
 
@@ -243,10 +246,13 @@ def _phases(sizes: Sequence[int], schedule: Schedule) -> NDArray[np.int64]:
     """Return how many samples of each member each phase holds, until a member is used up."""
     left, found = list(sizes), []
     for number, (begin, weights) in enumerate(schedule):
+        total = sum(weights)
+        shares = [weight / total for weight in weights]
         until = schedule[number + 1][0] - begin if number + 1 < len(schedule) else math.inf
-        lasts = min(have / weight for have, weight in zip(left, weights, strict=True) if weight > 0)
-        total = int(min(until, lasts + 1e-9))
-        counts = exact_shares(total, weights)
+        lasts = min(have / share for have, share in zip(left, shares, strict=True) if share > 0)
+        # A hair more, for a quotient that floating point has put just below a whole number.
+        length = int(min(until, lasts * (1 + 1e-12) + 1e-9))
+        counts = exact_shares(length, shares)
         counts = [min(count, have) for count, have in zip(counts, left, strict=True)]
         found.append(counts)
         left = [have - count for have, count in zip(left, counts, strict=True)]
@@ -263,10 +269,11 @@ def _checked_schedule(schedule: Sequence[tuple[int, Sequence[float]]], members: 
         for weight in weights:
             if not _is_weight(weight):
                 raise ConfigError(f"a weight must be a number from 0 on, not {weight!r}")
-        total = float(sum(weights))
-        if total <= 0:
+        if not any(weight > 0 for weight in weights):
             raise ConfigError("at least one weight must be above 0")
-        found.append((int(begin), tuple(float(weight) / total for weight in weights)))
+        if isinstance(begin, bool) or not isinstance(begin, int):
+            raise ConfigError(f"a weight schedule counts whole samples, not {begin!r}")
+        found.append((begin, tuple(float(weight) for weight in weights)))
     begins = [begin for begin, _ in found]
     if not begins or begins[0] != 0 or begins != sorted(set(begins)):
         raise ConfigError(
@@ -279,7 +286,7 @@ def check_members(datasets: Sequence[Streamable]) -> list[Streamable]:
     """Check the members of a composed data set.
 
     Raises:
-        ConfigError: There is none, or one is no streaming data set.
+        ConfigError: There is none, or one is no streaming data set, or mixes whole batches.
     """
     members = list(datasets)
     if not members:
@@ -289,7 +296,58 @@ def check_members(datasets: Sequence[Streamable]) -> list[Streamable]:
             raise ConfigError(
                 f"the members must be aiolit's streaming data sets, not {type(member).__name__}"
             )
+        if isinstance(member, CombinedStreamingDataset) and member.is_per_stream:
+            raise ConfigError("batching_method='per_stream' is for a mixture that is no member")
     return members
+
+
+def of_members(members: Sequence[Streamable]) -> tuple[bool | None, int | None]:
+    """Return the ``drop_last`` and ``num_canonical_nodes`` that the members were given.
+
+    Raises:
+        ConfigError: They were given different ones.
+    """
+    drops = {member.drop_last for member in members} - {None}
+    nodes = {member.num_canonical_nodes for member in members}
+    if len(drops) > 1:
+        raise ConfigError("some members have drop_last=True and some drop_last=False")
+    if len(nodes) > 1:
+        raise ConfigError(
+            f"the members have different num_canonical_nodes: {sorted(map(str, nodes))}"
+        )
+    return next(iter(drops), None), nodes.pop()
+
+
+def settings_of(members: Sequence[Streamable], own: object) -> Any:
+    """Return the settings of a composed data set: its own and those of its members."""
+    found = [member.settings() for member in members]
+    if own is None and all(one is None for one in found):
+        return None
+    return {"own": to_plain(own), "members": found}
+
+
+def apply_to(members: Sequence[Streamable], settings: Any) -> Any:
+    """Hand saved settings to the members and return the composed data set's own.
+
+    Raises:
+        StateError: They are not as ``settings_of`` makes them.
+    """
+    if settings is None:
+        return None
+    try:
+        own, of_members = settings["own"], list(settings["members"])
+    except (KeyError, TypeError) as error:
+        raise StateError(f"these are no settings of a composed data set: {settings!r}") from error
+    for member, one in zip(members, of_members, strict=False):
+        member.apply_settings(one)
+    return own
+
+
+def to_plain(value: Any) -> Any:
+    """Turn tuples into lists, as JSON does."""
+    if isinstance(value, tuple):
+        return [to_plain(one) for one in value]
+    return value
 
 
 def _is_streamable(value: object) -> bool:
@@ -297,5 +355,6 @@ def _is_streamable(value: object) -> bool:
 
 
 def _is_weight(value: object) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0 <= value < math.inf  # type: ignore[operator]
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        return False
+    return 0 <= float(value) < math.inf

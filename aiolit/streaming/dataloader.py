@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,9 @@ from aiolit.errors import ConfigError, StateError
 from aiolit.runtime import tracing
 from aiolit.runtime.board import judge
 from aiolit.runtime.stats import Counters
-from aiolit.streaming.epoch import Readers, Run, Streamable, Streamed, whole_number
+from aiolit.streaming.epoch import Readers, Run, Streamable, Streamed
 from aiolit.streaming.profiling import BatchProfile, checked_profile
-from aiolit.streaming.state import VERSION, Position
-from aiolit.streaming.topology import Topology
+from aiolit.streaming.state import VERSION
 
 Collate = Callable[[list[Any]], Any]
 
@@ -93,6 +93,7 @@ class StreamingDataLoader(DataLoader[Any]):
         self._source = dataset
         self._workers: tuple[Run, DataLoader[Any]] | None = None
         self._reading: tuple[Run, int] | None = None
+        self._live: weakref.ref[Iterator[Any]] | None = None
         # What each worker has done so far, a row each, written by the workers themselves.
         shape = (max(1, num_workers), len(Counters().as_dict()))
         self._board = torch.zeros(shape, dtype=torch.float64)
@@ -100,11 +101,29 @@ class StreamingDataLoader(DataLoader[Any]):
         self._waited_s = self._spent_s = 0.0
 
     def __len__(self) -> int:
-        """Count the batches of the coming epoch, or of what a loaded state left of it."""
-        return self._plan().num_batches
+        """Count the batches of the coming epoch, or of what a loaded state left of it; while an
+        iterator is in use, those of its whole epoch.
+
+        Trainers ask twice: before, to know what comes, and once they have an iterator, to count
+        what is done up to the epoch's end.
+
+        Raises:
+            TypeError: The epoch does not end.
+        """
+        if self._source.is_endless:
+            raise TypeError("a loader of an endless data set has no length")
+        if self._live is None or self._live() is None:
+            return self._plan().num_batches
+        return (self._plan() if self._reading is None else self._reading[0]).whole
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """Iterate the coming epoch, or the rest of one."""
+        """Iterate the coming epoch, or the rest of one; it begins with the first batch asked
+        for."""
+        self._reading, found = None, self._epoch()
+        self._live = weakref.ref(found)
+        return found
+
+    def _epoch(self) -> Iterator[Any]:
         run = self._plan()
         self._reading = (run, 0)
         self._source.position = self._source.next_position(run)
@@ -116,7 +135,7 @@ class StreamingDataLoader(DataLoader[Any]):
         finally:
             if profile is not None:
                 profile.finish()
-        self._reading = None
+        self._reading = self._live = None
 
     def _iterate(self, run: Run, profile: BatchProfile | None) -> Iterator[Any]:
         asked = time.perf_counter()
@@ -158,12 +177,9 @@ class StreamingDataLoader(DataLoader[Any]):
         The value is small and JSON-able, the same on every rank, and loads on any number of ranks
         and workers and with another batch size.
         """
-        if self._reading is None:
-            position = self._source.position
-        else:
-            run, taken = self._reading
-            position = self._source.position_after(run, taken)
-        return {"version": VERSION, "dataset": self._source.save(position)}
+        source = self._source
+        found = source.save() if self._reading is None else source.save_run(*self._reading)
+        return {"version": VERSION, "dataset": found}
 
     def load_state_dict(self, obj: dict[str, Any]) -> None:
         """Go on where a saved state stands with the next iteration.
@@ -174,11 +190,11 @@ class StreamingDataLoader(DataLoader[Any]):
         if "dataset" not in obj:
             raise StateError(f"this is no state of a StreamingDataLoader: {obj!r:.200}")
         self._source.load(obj["dataset"])
-        self._reading = None
+        self._reading = self._live = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin this epoch next, from its start."""
-        self._source.position = Position(whole_number(epoch, "epoch"))
+        """Begin this epoch next, from its start; a loaded state that is pending goes first."""
+        self._source.set_epoch(epoch)
 
     def _plan(self) -> Run:
         assert self.batch_size is not None
@@ -235,9 +251,7 @@ def _figures(source: Streamable) -> list[float]:
 
 def _following(source: Streamable, run: Run) -> Run:
     """Return the run of the next epoch, read by the same readers."""
-    deal = run.deal
-    readers = Readers(Topology(run.rank, deal.ranks), deal.workers, deal.batch_size)
-    return source.begin(readers, source.next_position(run))
+    return source.begin(run.readers, source.next_position(run))
 
 
 def _as_it_is(batch: Any) -> Any:

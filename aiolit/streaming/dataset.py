@@ -42,7 +42,7 @@ from aiolit.streaming.source import (
     read_local_index,
 )
 from aiolit.streaming.state import Position, fingerprint
-from aiolit.streaming.topology import Topology, find_topology
+from aiolit.streaming.topology import Place, Topology
 from aiolit.units import parse_size
 
 _ALLOW_PICKLE = "AIOLIT_ALLOW_PICKLE"
@@ -95,8 +95,16 @@ class StreamingDataset(Streamable):
         shuffle_window: How many samples (an int) or bytes (``"512MB"``) are mixed with each other;
             by default about eight chunks, at most 256 MiB of them but never less than two.
         granularity: ``"chunk"`` lets ``subsample`` choose whole chunks instead of samples.
+        cache: ``"memory"`` keeps fetched chunks in the memory of each process, at most 1 GiB or
+            ``max_cache_size`` of them, and writes nothing.
+        on_error: ``"skip"`` puts another sample of the batch in the place of one that cannot be
+            fetched or is damaged, with a warning for each chunk; ``stats()`` counts them.
         rank: This process's place, where neither torch.distributed nor the launcher tells.
         world_size: How many processes read different data; given together with ``rank``.
+        replicate: So many consecutive ranks read the same data, as the ranks of one tensor-parallel
+            group must.
+        device_mesh: A ``torch.distributed.DeviceMesh`` that says who reads the same data.
+        data_dims: The names of the mesh's dimensions of data parallelism, where it has several.
         allow_pickle: Whether pickled leaves, which can run code, are loaded. By default only from
             this host's own disks, or where ``AIOLIT_ALLOW_PICKLE=1`` is set.
 
@@ -129,8 +137,13 @@ class StreamingDataset(Streamable):
         item_shuffle_window: int | None = None,
         shuffle_window: int | str | None = None,
         granularity: Literal["sample", "chunk"] = "sample",
+        cache: Literal["disk", "memory"] = "disk",
+        on_error: Literal["raise", "skip"] = "raise",
         rank: int | None = None,
         world_size: int | None = None,
+        replicate: int = 1,
+        device_mesh: Any = None,
+        data_dims: str | Sequence[str] | None = None,
         allow_pickle: bool | None = None,
     ) -> None:
         super().__init__(
@@ -141,8 +154,18 @@ class StreamingDataset(Streamable):
         self.ahead = whole_number(max_pre_download, "max_pre_download")
         if num_canonical_nodes is not None:
             whole_number(num_canonical_nodes, "num_canonical_nodes")
-        if rank is not None or world_size is not None:
-            find_topology(rank, world_size)
+        self._place = Place(
+            rank=rank,
+            world_size=world_size,
+            replicate=replicate,
+            device_mesh=device_mesh,
+            data_dims=data_dims,
+        )
+        if cache not in ("disk", "memory"):
+            raise ConfigError(f"cache must be 'disk' or 'memory', not {cache!r}")
+        if on_error not in ("raise", "skip"):
+            raise ConfigError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
+        self._skips = on_error == "skip"
         self._transforms = _transforms(transform)
         location = resolve(input_dir, cache_dir)
         folder = location.cache_dir or default_cache_dir()
@@ -154,6 +177,7 @@ class StreamingDataset(Streamable):
             session_options=session_options,
             allow_pickle=_trusts(location, allow_pickle),
             cache=CacheConfig(folder, cache_limit(max_cache_size, folder)),
+            in_memory=cache == "memory",
         )
         self.source = ChunkSource(location, options, _read_index(location, options, index_path))
         self.segments = _subsample(
@@ -162,7 +186,7 @@ class StreamingDataset(Streamable):
         self._shuffle, self._seed = shuffle, seed
         window = item_shuffle_window if shuffle_window is None else shuffle_window
         self._window = _window(window, self.source)
-        self._rank, self._world_size = rank, world_size
+        self._digest: tuple[Runs, str] | None = None
 
     # ---- what it is ------------------------------------------------------------------------
 
@@ -234,7 +258,7 @@ class StreamingDataset(Streamable):
 
     def deck(self, position: Position, options: OrderOptions, readers: Readers) -> RunsDeck:
         """Return all samples of an epoch; see ``Streamable``."""
-        plan = ReadPlan(self.source, self.ahead, self.finisher())
+        plan = ReadPlan(self.source, self.ahead, self.finisher(), self._skips)
         return RunsDeck(plan, epoch_pool(self.segments, options, position.epoch), options)
 
     def collated(
@@ -259,18 +283,24 @@ class StreamingDataset(Streamable):
 
     def identity(self) -> dict[str, Any]:
         """Return what a saved state must agree in; see ``Streamable``."""
-        source = self.source
+        source, digest = self.source, self._digest
+        if digest is None or digest[0] is not self.segments:
+            found = fingerprint(source.index, self.segments, source.loader_state)
+            self._digest = digest = self.segments, found
         return {
             "kind": "StreamingDataset",
-            "fingerprint": fingerprint(source.index, self.segments, source.loader_state),
+            "fingerprint": digest[1],
             "shuffle": self._shuffle,
             "seed": self._seed,
             "window": self._window,
         }
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_place": self._place.for_child()}
+
     def find_topology(self) -> Topology:
         """Return this process's place: as given, from torch.distributed, or from the launcher."""
-        return find_topology(self._rank, self._world_size)
+        return self._place.find()
 
     def counters(self) -> list[Counters]:
         """Return this process's counters; see ``Streamable``."""
@@ -315,6 +345,7 @@ class StreamingDataset(Streamable):
             or cls.transform is not StreamingDataset.transform
             or cls.as_batch is not Streamable.as_batch
             or bool(self._transforms)
+            or self._skips
             or bool(self.source.options.serializers)
         )
         return None if own_samples else column_collate(self.source.index)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +13,8 @@ from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from aiolit.errors import ConfigError, StateError
 from aiolit.plan.order import Deal, Dealt, deal_epoch
+from aiolit.runtime.stats import Counters
+from aiolit.runtime.tracing import span
 from aiolit.streaming.deck import LaneReader, ReadableDeck, ReadableShares
 from aiolit.streaming.state import VERSION, Position, check_same
 from aiolit.streaming.topology import Topology
@@ -49,6 +53,7 @@ class Run:
         num_batches: Batches every rank yields from here on.
         size: Samples that this deal deals, over all ranks.
         options: What else fixes the order; a worker follows these, not its own copy's options.
+        about: What is saved with its positions: what the data set was when it began.
     """
 
     position: Position
@@ -58,6 +63,18 @@ class Run:
     num_batches: int
     size: int
     options: Any
+    about: dict[str, Any]
+
+    @property
+    def readers(self) -> Readers:
+        """Who reads it."""
+        deal = self.deal
+        return Readers(Topology(self.rank, deal.ranks), deal.workers, deal.batch_size)
+
+    @property
+    def whole(self) -> int:
+        """How many batches a rank yields in this epoch, with those taken before."""
+        return sum(leg.batches for leg in self.position.legs) + self.num_batches
 
     def after(self, batches: int) -> Position:
         """Return the position once ``batches`` of this run were taken."""
@@ -92,11 +109,15 @@ class Streamable(IterableDataset[Any]):
     _force: bool
     _readers: tuple[int, int]  # workers and batch size, as a loader or the user told them
     _reading: tuple[Run, int, int] | None  # run, worker, batches yielded
+    # Options, and what is saved beside a position, of an epoch of which a part was read.
+    _pending: tuple[Any, dict[str, Any]] | None
+    _of_worker: tuple[int, int] | None  # worker and workers that a loaded worker's state is of
 
     def __init__(self, *, drop_last: bool | None, canonical: int | None, force: bool) -> None:
         super().__init__()
         self._drop_last, self._canonical, self._force = drop_last, canonical, force
         self._position, self._readers, self._reading = Position(), (1, 1), None
+        self._pending = self._of_worker = None
 
     # ---- what a subclass says ----------------------------------------------------------------
 
@@ -116,20 +137,72 @@ class Streamable(IterableDataset[Any]):
     def find_topology(self) -> Topology:
         """Return this process's place, found out now."""
 
+    def counters(self) -> list[Counters]:
+        """Return the running counters of what is read here, in this process."""
+        return []
+
     @abstractmethod
     def set_shuffle(self, shuffle: bool) -> None:
         """Set whether epochs are shuffled."""
 
+    # ---- what a subclass may say ---------------------------------------------------------------
+
+    @property
+    def drop_last(self) -> bool | None:
+        """Whether the last, short batch is left out; None is where there are several ranks."""
+        return self._drop_last
+
+    @property
+    def num_canonical_nodes(self) -> int | None:
+        """How many nodes' lanes an epoch is cut into; None is one for each rank."""
+        return self._canonical
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether an epoch does not end."""
+        return False
+
+    def settings(self) -> Any:
+        """Return what may change from epoch to epoch and is saved with a state, as JSON-able
+        values; None if there is nothing."""
+        return None
+
+    def apply_settings(self, settings: Any) -> None:
+        """Take over what ``settings`` returned when a state was saved."""
+
+    def epoch_position(self, epoch: int, options: Any, readers: Readers) -> Position:
+        """Return where an epoch begins when this data set is a member of another."""
+        return Position(epoch)
+
     # ---- reading -----------------------------------------------------------------------------
 
     def begin(self, readers: Readers, position: Position | None = None) -> Run:
-        """Plan the coming epoch, or the rest of the one at ``position``. Nothing is read yet."""
+        """Plan the coming epoch, or the rest of the one at ``position``. Nothing is read yet.
+
+        Where the rest holds no batch for these readers, the epoch is over: the next one is planned.
+        """
+        coming = position is None
+        if coming and self._of_worker is not None:
+            _check_worker(self._of_worker)
         position = self._position if position is None else position
-        options = self.options()
+        options, about = self.options(), self._about()
+        if coming and self._pending is not None:
+            options, about = self._pending
+        run = self._plan(readers, position, options, about)
+        if position.legs and not run.num_batches:
+            position = self.next_position(run)
+            run = self._plan(readers, position, self.options(), self._about())
+        if coming and run.size and not run.num_batches:
+            _warn_of_none(run)
+        return run
+
+    def _plan(
+        self, readers: Readers, position: Position, options: Any, about: dict[str, Any]
+    ) -> Run:
         deal = self._deal(readers)
-        dealt, base = self._dealt(position, options, deal, readers.topology.rank)
+        dealt, base = self._dealt(position, options, deal)
         left = dealt.num_batches - base
-        return Run(position, deal, readers.topology.rank, base, left, dealt.size, options)
+        return Run(position, deal, readers.topology.rank, base, left, dealt.size, options, about)
 
     def batches(self, run: Run, worker: int) -> Iterator[list[Any]]:
         """Yield the batches of one worker of this rank, in order, as lists of samples."""
@@ -148,7 +221,13 @@ class Streamable(IterableDataset[Any]):
         """
         make = default_collate if collate is None else collate
         for samples in self.batches(run, worker):
-            yield make(samples)
+            began = time.perf_counter()
+            with span("collate", "collate", samples=len(samples)):
+                batch = make(samples)
+            for counters in self.counters()[:1]:
+                counters.batches += 1
+                counters.collate_seconds += time.perf_counter() - began
+            yield batch
 
     def read(
         self, run: Run, worker: int, batch_of: BatchOf[T], *, together: int = 1
@@ -161,7 +240,7 @@ class Streamable(IterableDataset[Any]):
             batch_of: Makes a batch.
             together: So many batches may be made as one where they come from one lane.
         """
-        dealt, base = self._dealt(run.position, run.options, run.deal, run.rank)
+        dealt, base = self._dealt(run.position, run.options, run.deal)
         share = dealt.share_of(base, run.rank, worker, run.position.own)
         lengths = [int(dealt.lengths[lane]) for lane in share.lanes]
         left = [have - skip for have, skip in zip(lengths, share.skips, strict=True)]
@@ -202,7 +281,7 @@ class Streamable(IterableDataset[Any]):
         readers = Readers(self.find_topology(), workers, self._readers[1])
         run = self.begin(readers)
         self._reading = (run, worker, 0)
-        self._position = self.next_position(run)
+        self.position = self.next_position(run)
         if run.deal.batch_size == 1 and self.deals_samples:
             yield from self._iterate_singly(run, worker)
         else:
@@ -221,8 +300,9 @@ class Streamable(IterableDataset[Any]):
                 yield sample
 
     def position_after(self, run: Run, batches: int) -> Position:
-        """Return the position once ``batches`` of a run were taken."""
-        return run.after(batches)
+        """Return the position once ``batches`` of a run were taken; behind the last one, that is
+        where the next epoch begins."""
+        return self.next_position(run) if batches >= run.num_batches else run.after(batches)
 
     def next_position(self, run: Run) -> Position:
         """Return where the epoch after a run begins."""
@@ -231,6 +311,8 @@ class Streamable(IterableDataset[Any]):
     def __len__(self) -> int:
         """Count this rank's samples in the coming epoch, or in what a loaded state left of it."""
         run = self.begin(self._as_told())
+        if not run.num_batches:
+            return 0
         whole = run.deal.rank_samples(run.size)
         return max(0, whole - run.base * run.deal.batch_size)
 
@@ -246,7 +328,7 @@ class Streamable(IterableDataset[Any]):
 
     @position.setter
     def position(self, position: Position) -> None:
-        self._position = position
+        self._position, self._pending, self._of_worker = position, None, None
 
     def state_dict(
         self,
@@ -265,17 +347,19 @@ class Streamable(IterableDataset[Any]):
         """
         if num_samples_yielded is not None:
             told = Readers(self.find_topology(), max(1, num_workers or 0), batch_size or 1)
-            begun = self._position if self._reading is None else self._reading[0].position
-            return self.save(
-                self.begin(told, begun).after(-(-num_samples_yielded // told.batch_size))
-            )
+            if self._reading is None:
+                run = self.begin(told)
+            else:
+                now = self._reading[0]
+                run = self._plan(told, now.position, now.options, now.about)
+            return self.save_run(run, -(-num_samples_yielded // told.batch_size))
         if self._reading is None:
-            return self.save(self._position)
+            return self.save()
         run, worker, taken = self._reading
-        if get_worker_info() is None:
-            return self.save(self.position_after(run, taken))
+        if (info := get_worker_info()) is None:
+            return self.save_run(run, taken)
         own = replace(run.position, own=run.position.own + taken)
-        return {**self.save(own), "worker": worker}
+        return {**run.about, **own.to_json(), "worker": [worker, info.num_workers]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a saved state stands; rank 0's state is enough for all ranks.
@@ -285,9 +369,16 @@ class Streamable(IterableDataset[Any]):
         """
         self.load(state_dict.get("dataset", state_dict))
 
-    def save(self, position: Position) -> dict[str, Any]:
-        """Write a position of this data set as a JSON-able state."""
-        return {"version": VERSION, **self.identity(), **position.to_json()}
+    def save(self) -> dict[str, Any]:
+        """Write where the next iteration begins as a JSON-able state."""
+        about = self._about() if self._pending is None else self._pending[1]
+        return {**about, **self._position.to_json()}
+
+    def save_run(self, run: Run, batches: int) -> dict[str, Any]:
+        """Write the position once ``batches`` of a run were taken as a JSON-able state."""
+        position = self.position_after(run, batches)
+        about = run.about if position.legs else self._about()
+        return {**about, **position.to_json()}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on at a saved position when iteration begins.
@@ -300,16 +391,28 @@ class Streamable(IterableDataset[Any]):
                 f"this is no state of aiolit's, or one of another version: {sorted(state)}"
             )
         check_same(state, self.identity(), force=self._force)
-        self._position, self._reading = Position.from_json(state), None
+        position = Position.from_json(state)
+        self.apply_settings(state.get("settings"))
+        self.position, self._reading = position, None
+        if position.legs or position.own:
+            self._pending = self.options(), self._about()
+        if "worker" in state:
+            worker, workers = state["worker"]
+            self._of_worker = int(worker), int(workers)
 
     # ---- hooks of loaders and frameworks -----------------------------------------------------
 
     def set_epoch(self, current_epoch: int) -> None:
-        """Begin this epoch next, from its start; a loaded state that is pending goes first."""
+        """Begin this epoch next, from its start; a loaded state that is pending goes first.
+
+        Without it, epochs are counted from 1; any number from 0 on has an order of its own.
+        """
         if isinstance(current_epoch, bool) or not isinstance(current_epoch, int):
             raise ConfigError(f"an epoch is a whole number, not {current_epoch!r}")
-        if not self._position.legs:
-            self._position = replace(self._position, epoch=max(1, current_epoch))
+        if current_epoch < 0:
+            raise ConfigError(f"an epoch is a whole number from 0 on, not {current_epoch}")
+        if not self._position.legs and not self._position.own:
+            self._position = replace(self._position, epoch=current_epoch)
 
     def set_drop_last(self, drop_last: bool | None) -> None:
         """Set whether the last, short batch is left out."""
@@ -333,12 +436,41 @@ class Streamable(IterableDataset[Any]):
     def _deal(self, readers: Readers) -> Deal:
         return readers.deal(self._drop_last, self._canonical)
 
+    def _about(self) -> dict[str, Any]:
+        found, settings = {"version": VERSION, **self.identity()}, self.settings()
+        return found if settings is None else {**found, "settings": settings}
+
+    def _deck_at(self, position: Position, options: Any, deal: Deal) -> ReadableDeck:
+        """Return the samples of an epoch: those of the topology that it was begun on."""
+        first = position.legs[0].deal if position.legs else deal
+        readers = Readers(Topology(0, first.ranks), first.workers, first.batch_size)
+        return self.deck(position, options, readers)
+
     def _dealt(
-        self, position: Position, options: Any, deal: Deal, rank: int
+        self, position: Position, options: Any, deal: Deal
     ) -> tuple[Dealt[ReadableShares], int]:
-        readers = Readers(Topology(rank, deal.ranks), deal.workers, deal.batch_size)
-        deck = self.deck(position, options, readers)
+        deck = self._deck_at(position, options, deal)
         return deal_epoch(deck, position.epoch, position.legs, deal)
+
+
+def _check_worker(expected: tuple[int, int]) -> None:
+    info = get_worker_info()
+    here = (0, 1) if info is None else (info.id, info.num_workers)
+    if here != expected:
+        raise StateError(
+            f"this is the state of worker {expected[0]} of {expected[1]} and goes on there alone, "
+            f"not in worker {here[0]} of {here[1]}"
+        )
+
+
+def _warn_of_none(run: Run) -> None:
+    info = get_worker_info()
+    if info is None or info.id == 0:
+        warnings.warn(
+            f"there is no batch: {run.size} samples are fewer than the {run.deal.ranks} ranks' "
+            f"batches of {run.deal.batch_size} need together, and drop_last leaves them out",
+            stacklevel=4,
+        )
 
 
 def whole_number(value: object, name: str) -> int:

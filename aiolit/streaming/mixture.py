@@ -74,6 +74,21 @@ class MixShares(ReadableShares):
         ]
         return _MixReader(readers, picks, list(skips))
 
+    def unit_samples_from(self, lane: int, skip: int) -> int:
+        """Count the samples that a lane of whole batches holds behind the first ones."""
+        done = self.picks(lane).upto(skip).sum(axis=0).tolist()
+        return sum(
+            units.samples_from(lane, count) for units, count in zip(self._units, done, strict=True)
+        )
+
+    def samples_of_unit(self, lane: int, position: int) -> int:
+        """Count the samples of one whole batch of a lane."""
+        return self.unit_samples_from(lane, position) - self.unit_samples_from(lane, position + 1)
+
+    @property
+    def _units(self) -> list[_UnitShares]:
+        return [shares for shares in self._shares if isinstance(shares, _UnitShares)]
+
     def rest(self, consumed: Ints) -> MixDeck:
         lanes = range(self.counts.shape[2])
         done = np.stack([self.picks(lane).upto(int(consumed[lane])) for lane in lanes], axis=2)
@@ -170,11 +185,12 @@ class _UnitShares(ReadableShares):
 
     def open(self, lanes: Sequence[int], skips: Sequence[int]) -> LaneReader:
         reader = self._shares.open(lanes, [skip * self._size for skip in skips])
-        left = [
-            int(self._samples[lane]) - skip * self._size
-            for lane, skip in zip(lanes, skips, strict=True)
-        ]
+        left = [self.samples_from(lane, skip) for lane, skip in zip(lanes, skips, strict=True)]
         return _UnitReader(reader, left, self._size)
+
+    def samples_from(self, lane: int, units: int) -> int:
+        """Count the samples of a lane behind its first units."""
+        return max(0, int(self._samples[lane]) - units * self._size)
 
     def rest(self, consumed: Ints) -> ReadableDeck:
         done = np.minimum(consumed * self._size, self._samples)

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,13 +15,15 @@ import numpy as np
 import torch
 
 from aiolit.errors import ConfigError
+from aiolit.plan.order import Deal
 from aiolit.plan.permute import mix
 from aiolit.plan.runs import Ints
-from aiolit.streaming.combined import check_members
+from aiolit.runtime.stats import Counters
+from aiolit.streaming.combined import apply_to, check_members, of_members, settings_of
 from aiolit.streaming.deck import ChainDeck, LaneReader, ReadableDeck, ReadableShares, SliceDeck
 from aiolit.streaming.epoch import BatchOf, Readers, Run, Streamable, T
 from aiolit.streaming.state import Position
-from aiolit.streaming.topology import Topology
+from aiolit.streaming.topology import Topology, agreed
 
 Transform = Callable[..., Any]
 
@@ -68,8 +70,9 @@ class ParallelStreamingDataset(Streamable):
         resume: bool = True,
         reset_rngs: bool = False,
     ) -> None:
-        super().__init__(drop_last=None, canonical=None, force=force_override_state_dict)
         self.datasets = check_members(datasets)
+        drop_last, canonical = of_members(self.datasets)
+        super().__init__(drop_last=drop_last, canonical=canonical, force=force_override_state_dict)
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise ConfigError(f"seed must be a whole number, not {seed!r}")
         self._length = _checked_length(length)
@@ -90,6 +93,10 @@ class ParallelStreamingDataset(Streamable):
         if self.is_endless:
             raise TypeError("an endless data set has no length")
         return super().__len__()
+
+    def counters(self) -> list[Counters]:
+        """Return the members' counters; see ``Streamable``."""
+        return [one for dataset in self.datasets for one in dataset.counters()]
 
     def set_shuffle(self, shuffle: bool) -> None:
         """Set whether the members' epochs are shuffled."""
@@ -114,15 +121,25 @@ class ParallelStreamingDataset(Streamable):
         }
 
     def find_topology(self) -> Topology:
-        """Return this process's place, as the first member finds it."""
-        return self.datasets[0].find_topology()
+        """Return this process's place, which all members must agree in."""
+        return agreed(dataset.find_topology() for dataset in self.datasets)
+
+    def settings(self) -> Any:
+        """Return the members' settings; see ``Streamable``."""
+        return settings_of(self.datasets, None)
+
+    def apply_settings(self, settings: Any) -> None:
+        """Hand saved settings to the members; see ``Streamable``."""
+        apply_to(self.datasets, settings)
+
+    def epoch_position(self, epoch: int, options: ZipOptions, readers: Readers) -> Position:
+        """Return where an epoch begins when this data set is a member of another."""
+        total = _epoch_size(self._sizes(options, readers), options.length, readers)
+        return Position(epoch, begun=max(0, epoch - 1) * total)
 
     def deck(self, position: Position, options: ZipOptions, readers: Readers) -> ReadableDeck:
         """Return all samples of an epoch; see ``Streamable``."""
-        sizes = [
-            len(dataset.deck(Position(), of_member, readers))
-            for dataset, of_member in zip(self.datasets, options.members, strict=True)
-        ]
+        sizes = self._sizes(options, readers)
         total = _epoch_size(sizes, options.length, readers)
         begun = position.begun if options.resume else 0
         decks = []
@@ -143,27 +160,37 @@ class ParallelStreamingDataset(Streamable):
             yield from super().read(run, worker, batch_of, together=together)
             # Torch goes on taking its workers in turn, so the roles turn by what was just read.
             worker = (worker - run.num_batches) % run.deal.workers
-            readers = Readers(
-                Topology(run.rank, run.deal.ranks), run.deal.workers, run.deal.batch_size
-            )
-            run = self.begin(readers, self.next_position(run))
+            run = self.begin(run.readers, self.next_position(run))
 
     def position_after(self, run: Run, batches: int) -> Position:
         """Return the position once ``batches`` of a run were taken."""
-        while self.is_endless and batches > run.num_batches:
+        if self.is_endless and batches > run.num_batches:
             batches -= run.num_batches
-            readers = Readers(
-                Topology(run.rank, run.deal.ranks), run.deal.workers, run.deal.batch_size
-            )
-            run = self.begin(readers, self.next_position(run))
-        return run.after(batches)
+            run = self.begin(run.readers, self.next_position(run))
+            rounds, batches = divmod(batches, run.num_batches)  # all that follow are alike
+            if rounds:
+                whole = len(self._deck_at(run.position, run.options, run.deal))
+                at = run.position
+                at = Position(at.epoch + rounds, begun=at.begun + rounds * whole)
+                run = self.begin(run.readers, at)
+        return super().position_after(run, batches)
 
     def next_position(self, run: Run) -> Position:
         """Return where the epoch after a run begins."""
         position = run.position
-        fresh = Readers(Topology(run.rank, run.deal.ranks), run.deal.workers, run.deal.batch_size)
-        whole = self.deck(replace(position, legs=()), run.options, fresh)
-        return Position(position.epoch + 1, begun=position.begun + len(whole))
+        whole = len(self._deck_at(position, run.options, run.deal))
+        return Position(position.epoch + 1, begun=position.begun + whole)
+
+    def _deal(self, readers: Readers) -> Deal:
+        # A length is each rank's own, so the ranks end together and nothing has to be dropped.
+        drop = False if self._drop_last is None and self._length else self._drop_last
+        return readers.deal(drop, self._canonical)
+
+    def _sizes(self, options: ZipOptions, readers: Readers) -> list[int]:
+        return [
+            len(dataset.deck(Position(), of_member, readers))
+            for dataset, of_member in zip(self.datasets, options.members, strict=True)
+        ]
 
     def _make(self, samples: tuple[Any, ...], words: tuple[int, ...]) -> Any:
         """Return the user's sample of a tuple that was dealt at a place."""
@@ -285,7 +312,7 @@ def _cycled(
     while at < end:
         cycle, inside = divmod(at, size)
         here = min(size - inside, end - at)
-        deck = dataset.deck(Position(cycle + 1), options, readers)
+        deck = dataset.deck(dataset.epoch_position(cycle + 1, options, readers), options, readers)
         parts.append(deck if here == size else SliceDeck(deck, inside, inside + here))
         at += here
     return ChainDeck(parts) if len(parts) != 1 else parts[0]

@@ -42,9 +42,9 @@ class Position:
             base: Batches of that very deal taken before; 0 where it is a new leg.
             batches: Batches of every rank.
         """
+        if not batches:
+            return self
         kept = self.legs[:-1] if base else self.legs
-        if not base + batches:
-            return replace(self, legs=kept)
         return replace(self, legs=(*kept, Leg(deal, base + batches)))
 
     def next_epoch(self) -> Position:
