@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Stream from multiple cloud providers: Google Cloud Storage."""
 
 import os

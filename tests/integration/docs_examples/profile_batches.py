@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Profile data loading speed."""
 
 import json

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Debug & profile with a trace."""
 
 import aiolit as ld
