@@ -13,11 +13,11 @@ import mmap
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from aiolit.cache.base import Fill, close_lease
 from aiolit.cache.ledger import Ledger, disk_bytes
 from aiolit.cache.locks import FileLock, remove_unlocked
 from aiolit.errors import CacheError
@@ -26,7 +26,6 @@ from aiolit.runtime.blocking import in_own_thread, in_thread
 
 _PART = ".part"
 _ESCAPED = "%2Epart"
-Fill = Callable[[memoryview], Awaitable[None]]
 Identity = tuple[int, int, int, int]
 
 
@@ -369,12 +368,6 @@ async def _wait_for_holder(lock: FileLock) -> None:
             waiting.close()
 
     await in_own_thread(wait, lambda _: None)
-
-
-def close_lease(lease: Lease | None) -> None:
-    """Close a lease, if it is one: what to do with one that nobody waits for any more."""
-    if lease is not None:
-        lease.close()
 
 
 def _identity(status: os.stat_result) -> Identity:

@@ -26,6 +26,7 @@ class Counters:
         chunks: Chunks opened.
         samples: Samples handed to the user.
         batches: Batches handed to the user.
+        skipped: Samples that could not be read and were replaced by others.
         wait_seconds: How long the user waited for data. High: fetching or decoding is too slow.
         fetch_seconds: Time within requests, added over those that ran side by side.
         decode_seconds: Time spent to turn bytes into samples.
@@ -42,6 +43,7 @@ class Counters:
     chunks: int = 0
     samples: int = 0
     batches: int = 0
+    skipped: int = 0
     wait_seconds: float = 0.0
     fetch_seconds: float = 0.0
     decode_seconds: float = 0.0

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aiolit.cache.chunks import ChunkCache, Lease, close_lease
+from aiolit.cache.base import ChunkHolder, Leased, close_lease
 from aiolit.errors import AiolitError, ObjectChangedError, ObjectNotFoundError
 from aiolit.format.checksum import join_offsets, parse_records, record_range, verify_blocks
 from aiolit.format.checksum_stream import covering_range, stream_crc_range, verify_stream
@@ -99,7 +99,7 @@ class ChunkFetcher:
     """
 
     def __init__(
-        self, store: Store, index: Index, loader: BoundLoader, cache: ChunkCache, stats: Counters
+        self, store: Store, index: Index, loader: BoundLoader, cache: ChunkHolder, stats: Counters
     ) -> None:
         self._store, self._index, self._loader = store, index, loader
         self._cache, self._stats = cache, stats
@@ -394,6 +394,7 @@ class ChunkFetcher:
     def _count(self, *, fetched: bool) -> None:
         if fetched:
             self._stats.cache_misses += 1
+            self._stats.evictions = self._cache.evictions
             self._stats.chunks += 1
         else:
             self._stats.cache_hits += 1
@@ -432,7 +433,7 @@ def _close(parts: Sequence[Held], spent: bool = False) -> None:
 
 
 @contextmanager
-def _closed_on_error(lease: Lease) -> Iterator[None]:
+def _closed_on_error(lease: Leased) -> Iterator[None]:
     try:
         yield
     except BaseException:

@@ -72,9 +72,13 @@ def checked_profile(
     Raises:
         ConfigError: One is no whole number.
     """
-    if batches is False or batches is None or batches == 0:
+    if not batches:
         return None
     for name, value in (("profile_batches", batches), ("profile_skip_batches", skip)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        if not _is_count(value):
             raise ConfigError(f"{name} must be a whole number, not {value!r}")
     return batches, skip, folder
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from torch.utils.data import default_collate
 
+from aiolit.errors import DatasetError, StoreError
 from aiolit.format.loader import SampleReader, SampleTable
 from aiolit.plan.lanes import Lanes, OrderOptions, Pool
 from aiolit.plan.runs import Ints
@@ -55,11 +57,13 @@ class ReadPlan:
         source: The chunks.
         ahead: Chunks to fetch beyond those of the windows that are read now and next.
         finish: Makes the user's samples of decoded ones.
+        skips: Whether a sample that cannot be read is replaced by another.
     """
 
     source: ChunkSource
     ahead: int
     finish: Finish
+    skips: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,8 @@ class RunsReader(LaneReader):
         self._readers: dict[int, SampleReader] = {}
         self._tables: dict[int, SampleTable] = {}
         self._held: dict[int, Held] = {}
+        self._warned: set[int] = set()
+        self._spare: Any = None
         self._feed: PieceFeed | None = None
         self._portal: Portal | None = None
         total = sum(piece_bytes(self._source, stream))
@@ -203,7 +209,7 @@ class RunsReader(LaneReader):
 
     def _of_taken(self, taken: Taken) -> list[Any]:
         pieces, samples = taken.piece.tolist(), taken.sample.tolist()
-        values = self._read(pieces, samples)
+        values = self._read_or_skip(pieces, samples)
         for finished in taken.finished:
             self._finish(finished)
         chunk_of, began = self._chunk, time.perf_counter()
@@ -211,6 +217,37 @@ class RunsReader(LaneReader):
         found = self._plan.finish(batch)
         self._source.stats.decode_seconds += time.perf_counter() - began
         return found
+
+    def _read_or_skip(self, pieces: list[int], samples: list[int]) -> list[Any]:
+        """Read a batch; where it fails and skipping is allowed, sample by sample."""
+        try:
+            return self._read(pieces, samples)
+        except (DatasetError, StoreError):
+            if not self._plan.skips:
+                raise
+        # What is in place of a sample comes from its own batch, so that steps stay equal.
+        good: dict[int, Any] = {}
+        failed: Exception | None = None
+        for number, (piece, sample) in enumerate(zip(pieces, samples, strict=True)):
+            try:
+                (good[number],) = self._read([piece], [sample])
+            except (DatasetError, StoreError) as error:
+                failed = error
+                self._warn_of(piece, error)
+        if not good:
+            if self._spare is None or failed is None:
+                raise failed or IndexError("an empty batch")
+            good[0] = self._spare
+        self._spare = next(iter(good.values()))
+        self._source.stats.skipped += len(pieces) - len(good)
+        there = sorted(good)
+        return [good.get(number, good[there[number % len(there)]]) for number in range(len(pieces))]
+
+    def _warn_of(self, piece: int, error: Exception) -> None:
+        chunk = self._chunk[piece]
+        if chunk not in self._warned:
+            self._warned.add(chunk)
+            warnings.warn(f"samples are skipped: {error}", stacklevel=2)
 
     def _read(self, pieces: list[int], samples: list[int]) -> list[Any]:
         readers, stats = self._readers, self._source.stats

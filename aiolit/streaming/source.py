@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from aiolit.cache.base import ChunkHolder
 from aiolit.cache.chunks import CacheConfig, ChunkCache
+from aiolit.cache.memory import MemoryCache
 from aiolit.errors import ChunkFormatError, ConfigError, DatasetNotFoundError, ObjectNotFoundError
 from aiolit.format.dataset_info import Index, is_whole_compressed, plain_name, stored_name
 from aiolit.format.encryption_base import Encryption
@@ -30,6 +32,7 @@ from aiolit.streaming.fetch import ChunkFetcher, Held
 from aiolit.streaming.resolver import Location, namespace
 
 INDEX = "index.json"
+_MEMORY_BYTES = 1 << 30  # the most a cache in memory holds
 _OPEN_CHUNKS = 64  # mapped chunks kept open for random access
 
 
@@ -45,6 +48,7 @@ class ReadOptions:
         session_options: For the store's session.
         allow_pickle: Whether pickled leaves are loaded.
         cache: The cache folder and its limit.
+        in_memory: Whether fetched chunks are kept in memory instead, and nothing is written.
     """
 
     item_loader: ItemLoader | None
@@ -54,6 +58,7 @@ class ReadOptions:
     session_options: Mapping[str, Any] | None
     allow_pickle: bool
     cache: CacheConfig
+    in_memory: bool = False
 
 
 class ChunkSource:
@@ -82,7 +87,7 @@ class ChunkSource:
         self.stats = Counters()
         self._pid = 0
         self._fetchers: dict[int, ChunkFetcher] = {}
-        self._cache: ChunkCache | None = None
+        self._cache: ChunkHolder | None = None
         self._mapped: OrderedDict[int, SampleReader] = OrderedDict()
         self._closes_with_portal = False
 
@@ -187,14 +192,21 @@ class ChunkSource:
         self._check_process()
         loop = id(asyncio.get_running_loop())
         if loop not in self._fetchers:
-            if self._cache is None:
-                self._cache = ChunkCache(self.options.cache, self._namespace)
-                self._cache.reclaim()
+            if self._cache is None or self.options.in_memory:
+                self._cache = self._make_cache()
             store = self.open_store()
             self._fetchers[loop] = ChunkFetcher(
                 store, self.index, self._bound, self._cache, self.stats
             )
         return self._fetchers[loop]
+
+    def _make_cache(self) -> ChunkHolder:
+        if self.options.in_memory:
+            limit = self.options.cache.limit
+            return MemoryCache(_MEMORY_BYTES if limit is None else min(limit, _MEMORY_BYTES))
+        cache = ChunkCache(self.options.cache, self._namespace)
+        cache.reclaim()
+        return cache
 
     def open_store(self) -> Store:
         """Return a store on the data set's folder; it opens nothing yet."""
