@@ -26,9 +26,10 @@ from aiolit.options import (
     parse_start_method,
     positive,
 )
+from aiolit.processing.map_call import Wants, inspect_map_function
 from aiolit.processing.writer import Layout
 
-__all__ = ["OptimizeArguments", "check_function", "check_timeout", "usable_cpus"]
+__all__ = ["MapArguments", "OptimizeArguments", "OutputArguments", "WorkArguments"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,15 +91,14 @@ class OutputArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizeArguments(OutputArguments):
-    """What the user passed; `optimize` says what each means."""
+class WorkArguments:
+    """What a user says about inputs and workers, for `optimize` and `map`."""
 
     fn: Callable[..., Any]
     inputs: Any
     queue: Any
     input_dir: Any
     weights: Any
-    align_chunking: bool
     num_workers: int | None
     fast_dev_run: bool | int
     num_nodes: int | None
@@ -115,13 +115,12 @@ class OptimizeArguments(OutputArguments):
     concurrency: int
     timeout: float | None
 
-    def check(self) -> None:
+    def check_work(self) -> None:
         """Check what is checked nowhere else.
 
         Raises:
             ConfigError: An argument cannot work; the message is one sentence that says why.
         """
-        check_function(self.fn, "fn", 1)
         if (self.inputs is None) == (self.queue is None):
             raise ConfigError("pass either inputs or queue: exactly one of them is needed")
         check_nodes(self.num_nodes, self.machine)
@@ -130,7 +129,6 @@ class OptimizeArguments(OutputArguments):
             positive(self.batch_size, name="batch_size")
         if self.num_downloaders is not None:
             positive(self.num_downloaders, name="num_downloaders")
-        self.check_serializers()
 
     def work(self) -> WorkOptions:
         """Return how the inputs are worked on."""
@@ -147,6 +145,58 @@ class OptimizeArguments(OutputArguments):
     def limit(self) -> int | None:
         """Return how many inputs are taken, or None for all."""
         return parse_fast_dev_run(self.fast_dev_run)
+
+    def read(self) -> Callable[[Any], Any] | None:
+        """Return the reader's function, or None."""
+        return None if self.reader is None else self.reader.read
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizeArguments(OutputArguments, WorkArguments):
+    """What the user passed; `optimize` says what each means."""
+
+    align_chunking: bool
+
+    def check(self) -> None:
+        """Check what is checked nowhere else.
+
+        Raises:
+            ConfigError: An argument cannot work; the message is one sentence that says why.
+        """
+        check_function(self.fn, "fn", 1)
+        self.check_work()
+        self.check_serializers()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapArguments(WorkArguments):
+    """What the user passed; `map` says what each means."""
+
+    output_dir: Any
+    error_when_not_empty: bool
+    num_uploaders: int | None
+    storage_options: Mapping[str, Any] | None
+    session_options: Mapping[str, Any] | None
+
+    def check(self) -> Wants:
+        """Check what is checked nowhere else, and look at the function.
+
+        Raises:
+            ConfigError: An argument cannot work; the message is one sentence that says why.
+        """
+        wants = inspect_map_function(self.fn)
+        self.check_work()
+        return wants
+
+    def output(self) -> OutputOptions:
+        """Return where the files go."""
+        uploaders = 4 if self.num_uploaders is None else self.num_uploaders
+        return OutputOptions(
+            url=parse_output(self.output_dir),
+            num_uploaders=positive(uploaders, name="num_uploaders"),
+            storage_options=self.storage_options,
+            session_options=self.session_options,
+        )
 
 
 def check_function(fn: object, name: str, num_arguments: int) -> None:

@@ -82,10 +82,8 @@ class AsyncWorker:
         raise _JobEndedError from error
 
     async def _one(self, run: _OpenRun, offset: int) -> None:
-        value = run.inputs[offset]
-        if self._setup.read is not None:
-            value = self._setup.read(value)
-        result = self._setup.fn(value)
+        is_last = offset == len(run.inputs) - 1
+        result = self._setup.call(run.inputs[offset], is_last=is_last)
         if inspect.isawaitable(result):
             result = await result
         if result is None or not self._sender.wants_samples:

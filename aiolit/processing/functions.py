@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from aiolit.format.encryption import Encryption
 from aiolit.format.loader import ItemLoader
 from aiolit.format.serializers import Serializer
-from aiolit.processing.arguments import OptimizeArguments
+from aiolit.processing.arguments import MapArguments, OptimizeArguments
 from aiolit.processing.failure import FunctionFailedError
-from aiolit.processing.input_kinds import Pulled
 from aiolit.processing.job import OptimizeJob, run_optimize
-from aiolit.processing.planning import plan_optimize
-from aiolit.processing.sources import FeedSource
-from aiolit.processing.summary import Summary
+from aiolit.processing.mapping import MapJob, run_map
+from aiolit.processing.merge import check_merge, merge
+from aiolit.processing.planning import Plan, plan_map, plan_optimize
+from aiolit.processing.summary import MapSummary, Summary
+from aiolit.processing.walking import walk
 from aiolit.runtime.groups import single_error
 from aiolit.runtime.portal import portal
 
-__all__ = ["optimize"]
+__all__ = ["map", "merge_datasets", "optimize", "walk"]
 
-Outcome = tuple[Summary, tuple[str, ...]]
+T = TypeVar("T")
+Job = TypeVar("Job", OptimizeJob, MapJob)
 
 
 def optimize(
@@ -168,18 +170,148 @@ def optimize(
         concurrency=concurrency,
         timeout=timeout,
     )
-    plan = plan_optimize(arguments, on_loop=False)
-    try:
-        if plan.pulled is None or plan.feed is None:
-            summary, pickled = portal().call(run_optimize, plan.job)
-        else:
-            summary, pickled = _run_fed(plan.job, plan.feed, plan.pulled)
-    except FunctionFailedError as failure:
-        # Raised here, so that the caller sees it as if it had called fn itself.
-        raise failure.error from failure.error.__cause__
+    summary, pickled = _run(run_optimize, plan_optimize(arguments, on_loop=False))
     if pickled:
         warnings.warn(pickle_warning(pickled), stacklevel=2)
     return summary
+
+
+def map(
+    fn: Callable[..., Any],
+    inputs: Any,
+    output_dir: Any,
+    input_dir: Any = None,
+    weights: list[int] | None = None,
+    num_workers: int | None = None,
+    fast_dev_run: bool | int = False,
+    num_nodes: int | None = None,
+    machine: Any = None,
+    num_downloaders: int | None = None,
+    num_uploaders: int | None = None,
+    reorder_files: bool = True,
+    error_when_not_empty: bool = False,
+    reader: Any = None,
+    batch_size: int | None = None,
+    start_method: str | None = None,
+    optimize_dns: bool | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    keep_data_ordered: bool | None = True,
+    *,
+    verbose: bool = True,
+    on_error: Any = "raise",
+    max_retries: int = 0,
+    concurrency: int = 64,
+    timeout: float | None = None,
+    session_options: Mapping[str, Any] | None = None,
+) -> MapSummary:
+    """Run a function that writes files on every input in worker processes, and store the files.
+
+    ``fn(input, output_dir)`` writes below the folder it is given, which is its own; what is there
+    when it returns is stored below ``output_dir`` under the same relative names, on any store. What
+    it returns is not kept.
+
+    Args:
+        fn: A function, partial, callable object or ``async def``. It may take ``device=``
+            (``"cuda:0"``, ... or ``"cpu"``) and ``is_last=`` (True for the last input that the
+            worker gets in a row, after which a buffer has to be written out).
+        inputs: As for `optimize`.
+        output_dir: A folder or a URL.
+        input_dir: As for `optimize`.
+        weights: As for `optimize`.
+        num_workers: Worker processes; by default one for every usable CPU.
+        fast_dev_run: True takes the first 10 inputs only, a number as many.
+        num_nodes: 1 or None.
+        machine: None.
+        num_downloaders: As for `optimize`.
+        num_uploaders: Files stored at once.
+        reorder_files: Accepted; inputs are handed to whichever worker is free.
+        error_when_not_empty: Refuse an ``output_dir`` with something in it.
+        reader: As for `optimize`.
+        batch_size: ``fn`` gets lists of so many inputs.
+        start_method: Accepted; workers are fresh interpreters.
+        optimize_dns: Accepted; names are resolved by the system.
+        storage_options: Options of the store's client.
+        keep_data_ordered: Accepted; files have names, not an order.
+        verbose: Whether a progress bar is shown.
+        on_error: As for `optimize`.
+        max_retries: As for `optimize`.
+        concurrency: As for `optimize`.
+        timeout: As for `optimize`.
+        session_options: Options of the store's session.
+
+    Returns:
+        What was made: the names of the files, and how long it took.
+
+    Raises:
+        ConfigError: An argument cannot work, or the output is not empty and was to be.
+        Exception: What ``fn`` raised, with notes that name the input and show the traceback.
+        WorkerDiedError: A worker was killed; names the inputs it had not finished.
+        StoreError: A file could not be stored.
+
+    Files stored before a failure stay; no process and no work folder is left.
+    """
+    arguments = MapArguments(
+        fn=fn,
+        inputs=inputs,
+        queue=None,
+        output_dir=output_dir,
+        input_dir=input_dir,
+        weights=weights,
+        num_workers=num_workers,
+        fast_dev_run=fast_dev_run,
+        num_nodes=num_nodes,
+        machine=machine,
+        num_downloaders=num_downloaders,
+        num_uploaders=num_uploaders,
+        reorder_files=reorder_files,
+        error_when_not_empty=error_when_not_empty,
+        reader=reader,
+        batch_size=batch_size,
+        start_method=start_method,
+        storage_options=storage_options,
+        session_options=session_options,
+        keep_data_ordered=False,
+        verbose=verbose,
+        on_error=on_error,
+        max_retries=max_retries,
+        concurrency=concurrency,
+        timeout=timeout,
+    )
+    return _run(run_map, plan_map(arguments, on_loop=False))
+
+
+def merge_datasets(
+    input_dirs: Sequence[Any],
+    output_dir: Any,
+    max_workers: int | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    session_options: Mapping[str, Any] | None = None,
+) -> Summary:
+    """Write a data set that has the samples of several others, in their order.
+
+    Chunks are copied as they are, inside the server where both data sets lie in one bucket.
+
+    Args:
+        input_dirs: At least two data sets, local or remote, in any mix.
+        output_dir: Where the new one goes.
+        max_workers: Chunks copied at once.
+        storage_options: Options of the stores' clients.
+        session_options: Options of the stores' sessions.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ConfigError: There is a data set at ``output_dir``, or the inputs are compressed, encrypted
+            or laid out in different ways.
+        DatasetNotFoundError: An input is no data set.
+        SchemaError: The inputs have different samples; the message names the leaf.
+
+    A failure leaves no index and no chunk of this call behind.
+    """
+    job = check_merge(input_dirs, output_dir, max_workers, storage_options, session_options)
+    return portal().call(merge, job)
 
 
 def pickle_warning(leaves: tuple[str, ...]) -> str:
@@ -191,22 +323,31 @@ def pickle_warning(leaves: tuple[str, ...]) -> str:
     )
 
 
-def _run_fed(job: OptimizeJob, feed: FeedSource, pulled: Pulled) -> Outcome:
-    """Run a job whose inputs are pulled in this thread.
+def _run(run: Callable[[Job], Coroutine[Any, Any, T]], plan: Plan[Job]) -> T:
+    """Run a job on the portal and wait.
 
-    The user's iterator may be tied to the thread that made it, and Ctrl-C must reach it.
+    Inputs that are no list are pulled in this thread: the user's iterator may be tied to the thread
+    that made it, and Ctrl-C must reach it.
     """
     gate = portal()
-    with gate.wrap_async_context_manager(_running(job)) as task:
-        for block in pulled:
-            if not gate.call(feed.put, block):
-                break
-        gate.call(feed.end)
-    return task.result()
+    try:
+        if plan.pulled is None or plan.feed is None:
+            return gate.call(run, plan.job)
+        with gate.wrap_async_context_manager(_running(run, plan.job)) as task:
+            for block in plan.pulled:
+                if not gate.call(plan.feed.put, block):
+                    break
+            gate.call(plan.feed.end)
+        return task.result()
+    except FunctionFailedError as failure:
+        # Raised here, so that the caller sees it as if it had called fn itself.
+        raise failure.error from failure.error.__cause__
 
 
 @asynccontextmanager
-async def _running(job: OptimizeJob) -> AsyncIterator[asyncio.Task[Outcome]]:
+async def _running(
+    run: Callable[[Job], Coroutine[Any, Any, T]], job: Job
+) -> AsyncIterator[asyncio.Task[T]]:
     with single_error():
         async with asyncio.TaskGroup() as group:
-            yield group.create_task(run_optimize(job))
+            yield group.create_task(run(job))

@@ -91,7 +91,10 @@ def _sizer(
     weights: NDArray[np.float64] | None,
     *,
     is_async: bool,
+    whole_shares: bool,
 ) -> Sizer:
+    if whole_shares:
+        return FixedSizer(256 if total is None else max(1, -(-total // work.num_workers)))
     if is_async:
         return FixedSizer(max(1, min(16, work.concurrency // 8)))
     sizer = RunSizer(work.num_workers, total=total)
@@ -106,12 +109,14 @@ async def work_through(
     *,
     progress: Progress | None = None,
     weights: NDArray[np.float64] | None = None,
+    whole_shares: bool = False,
     label: str = "optimize",
 ) -> Report:
     """Have worker processes run a function on all inputs and hand the results to ``sink``.
 
-    The sink is called with one piece at a time, in input order where ``work.ordered``. No process
-    and no file is left behind, however it ends.
+    The sink is called with one piece at a time, in input order where ``work.ordered``. With
+    ``whole_shares`` each worker gets one run. No process and no file is left behind, however it
+    ends.
 
     Raises:
         FunctionFailedError: The function failed; holds the user's exception.
@@ -145,7 +150,7 @@ async def work_through(
             )
             scheduler = RunScheduler(
                 source,
-                _sizer(work, source.total, weights, is_async=is_async),
+                _sizer(work, source.total, weights, is_async=is_async, whole_shares=whole_shares),
                 progress=progress,
                 room=lambda: collector.room(lambda: False),
             )
@@ -156,6 +161,7 @@ async def work_through(
                     scheduler=scheduler,
                     collector=collector,
                     is_async=is_async,
+                    runs_ahead=1 if whole_shares else 2,
                     concurrency=work.concurrency,
                     max_retries=work.max_retries,
                     on_skip=on_skip,

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from aiolit.errors import ConfigError
-from aiolit.processing.arguments import OptimizeArguments
+import numpy as np
+from numpy.typing import NDArray
+
+from aiolit.options import WorkOptions
+from aiolit.processing.arguments import MapArguments, OptimizeArguments, WorkArguments
 from aiolit.processing.input_kinds import Pulled, as_source, prepare_items
 from aiolit.processing.job import OptimizeJob
+from aiolit.processing.mapping import MapJob
 from aiolit.processing.sources import Batched, FeedSource, InputSource, Limited, Timed
 from aiolit.processing.weights import check_weights
 
-__all__ = ["Plan", "plan_optimize"]
+__all__ = ["Plan", "plan_map", "plan_optimize"]
+
+
+Job = TypeVar("Job", OptimizeJob, MapJob)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Generic[Job]):
     """A job, and what the caller's thread must bring to it.
 
     Attributes:
@@ -24,19 +32,20 @@ class Plan:
         pulled: The blocks of inputs to bring, or None.
     """
 
-    job: OptimizeJob
+    job: Job
     feed: FeedSource | None
     pulled: Pulled | None
 
 
-def plan_optimize(arguments: OptimizeArguments, *, on_loop: bool) -> Plan:
-    """Check all arguments and compose the job; nothing is started or written.
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    source: InputSource
+    feed: FeedSource | None
+    pulled: Pulled | None
+    weights: NDArray[np.float64] | None
 
-    Raises:
-        ConfigError: An argument cannot work.
-    """
-    arguments.check()
-    layout, output, work = arguments.layout(), arguments.output(), arguments.work()
+
+def _plan_inputs(arguments: WorkArguments, work: WorkOptions, *, on_loop: bool) -> _Inputs:
     given = arguments.inputs if arguments.queue is None else arguments.queue
     items = prepare_items(given, arguments.reader, work.num_workers)
     base, pulled = as_source(items, on_loop=on_loop, timeout_s=work.timeout_s)
@@ -47,16 +56,49 @@ def plan_optimize(arguments: OptimizeArguments, *, on_loop: bool) -> Plan:
         source = Limited(source, most)
     if arguments.batch_size is not None:
         source = Batched(source, arguments.batch_size)
-    if arguments.input_dir is not None:
-        raise ConfigError("input_dir is not supported")
+    weights = check_weights(arguments.weights, items, arguments.batch_size)
+    return _Inputs(source, base if isinstance(base, FeedSource) else None, pulled, weights)
+
+
+def plan_optimize(arguments: OptimizeArguments, *, on_loop: bool) -> Plan[OptimizeJob]:
+    """Check all arguments and compose the job; nothing is started or written.
+
+    Raises:
+        ConfigError: An argument cannot work.
+    """
+    arguments.check()
+    layout, output, work = arguments.layout(), arguments.output(), arguments.work()
+    inputs = _plan_inputs(arguments, work, on_loop=on_loop)
     job = OptimizeJob(
         fn=arguments.fn,
-        source=source,
+        source=inputs.source,
         layout=layout,
         output=output,
         work=work,
         serializers=arguments.serializers,
-        read=None if arguments.reader is None else arguments.reader.read,
-        weights=check_weights(arguments.weights, items, arguments.batch_size),
+        read=arguments.read(),
+        weights=inputs.weights,
     )
-    return Plan(job, base if isinstance(base, FeedSource) else None, pulled)
+    return Plan(job, inputs.feed, inputs.pulled)
+
+
+def plan_map(arguments: MapArguments, *, on_loop: bool) -> Plan[MapJob]:
+    """Check all arguments of `map` and compose the job; nothing is started or written.
+
+    Raises:
+        ConfigError: An argument cannot work.
+    """
+    wants = arguments.check()
+    output, work = arguments.output(), arguments.work()
+    inputs = _plan_inputs(arguments, work, on_loop=on_loop)
+    job = MapJob(
+        fn=arguments.fn,
+        wants=wants,
+        source=inputs.source,
+        output=output,
+        work=work,
+        error_when_not_empty=arguments.error_when_not_empty,
+        read=arguments.read(),
+        weights=inputs.weights,
+    )
+    return Plan(job, inputs.feed, inputs.pulled)

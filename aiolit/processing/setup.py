@@ -29,6 +29,7 @@ class Setup:
         read: Turns an input into what ``fn`` gets, or None.
         skip_errors: Whether an exception in ``fn`` skips the input.
         concurrency: Items in flight where ``fn`` is async.
+        wants_last: Whether ``fn`` is told if an input is the last of its run.
     """
 
     fn: Callable[..., Any]
@@ -38,6 +39,13 @@ class Setup:
     read: Callable[[Any], Any] | None = None
     skip_errors: bool = False
     concurrency: int = 64
+    wants_last: bool = False
+
+    def call(self, value: Any, *, is_last: bool) -> Any:
+        """Call the function with an input."""
+        if self.read is not None:
+            value = self.read(value)
+        return self.fn(value, is_last) if self.wants_last else self.fn(value)
 
 
 def is_async_function(fn: object) -> bool:

@@ -35,9 +35,10 @@ def home_modules(fn: object) -> list[ModuleType]:
             module = sys.modules.get(name) if isinstance(name, str) else None
             if module is not None and not _importable(module.__name__):
                 seen[module.__name__] = module
-        wrapped = getattr(part, "__self__", None)
-        if wrapped is not None and not isinstance(wrapped, ModuleType):
-            stack.append(wrapped)
+        for attribute in ("__self__", "fn"):  # a bound method's object, what `map` wraps
+            inner = getattr(part, attribute, None)
+            if inner is not None and not isinstance(inner, ModuleType):
+                stack.append(inner)
     return list(seen.values())
 
 

@@ -51,7 +51,9 @@ class Job:
         scheduler: Hands out runs.
         collector: Takes the results.
         is_async: Whether ``fn`` is async.
-        concurrency: Items a worker keeps in flight where it is.
+        runs_ahead: Runs a worker of a plain function has at once: the one it works on, and those
+            that wait in its socket.
+        concurrency: Items a worker of an async function keeps in flight.
         max_retries: How often a run is begun again after its worker died.
         on_skip: Told of every input on which ``fn`` failed and the job goes on.
         on_progress: Told how many inputs were completed, and how many bytes came.
@@ -62,6 +64,7 @@ class Job:
     scheduler: RunScheduler
     collector: Collector
     is_async: bool
+    runs_ahead: int
     concurrency: int
     max_retries: int
     on_skip: Skip
@@ -106,7 +109,8 @@ class _Slot:
         """Keep a worker at work until all runs are complete."""
         while True:
             self._ready, self._schema = False, None
-            worker = WorkerProcess(serve, self._job.setup, name=f"aiolit-worker-{self._number}")
+            name = f"aiolit-worker-{self._number}"
+            worker = WorkerProcess(serve, self._job.setup, self._number, name=name)
             try:
                 with single_error():
                     async with worker, asyncio.TaskGroup() as group:
@@ -118,7 +122,7 @@ class _Slot:
             else:
                 return
 
-    async def _feed(self, worker: WorkerProcess[Any]) -> None:
+    async def _feed(self, worker: WorkerProcess[bytes, int]) -> None:
         scheduler = self._job.scheduler
         while True:
             async with self._changed:
@@ -137,11 +141,11 @@ class _Slot:
 
     def _wants_more(self) -> bool:
         if not self._job.is_async:
-            return len(self._tasks) < 2  # the next run waits in the worker while it works
+            return len(self._tasks) < self._job.runs_ahead
         waiting = sum(len(each.run.inputs) - each.done.inputs for each in self._tasks.values())
         return waiting < 2 * self._job.concurrency
 
-    async def _receive(self, worker: WorkerProcess[Any]) -> None:
+    async def _receive(self, worker: WorkerProcess[bytes, int]) -> None:
         while True:
             header, buffers = await worker.recv()
             kind, value = kind_and_value(header)

@@ -38,7 +38,8 @@ class Worker:
         for offset, value in enumerate(inputs):
             index = run.first + offset
             try:
-                self._one(value, outbox, run.skip if offset == 0 else 0)
+                result = self._setup.call(value, is_last=offset == len(inputs) - 1)
+                self._take(result, outbox, run.skip if offset == 0 else 0)
             except BaseException as error:  # noqa: BLE001  it is sent to the parent, whatever it is
                 failure = describe(run.number, index, show(value), error)
                 outbox.flush()
@@ -50,10 +51,7 @@ class Worker:
         outbox.flush(ended=True)
         return True
 
-    def _one(self, value: Any, outbox: Outbox, skip: int) -> None:
-        if self._setup.read is not None:
-            value = self._setup.read(value)
-        result = self._setup.fn(value)
+    def _take(self, result: Any, outbox: Outbox, skip: int) -> None:
         if result is None or not self._sender.wants_samples:
             return
         if inspect.isawaitable(result):
@@ -82,20 +80,21 @@ def receive_run(channel: Channel) -> tuple[RunMessage, Sequence[Any]] | None:
         return None
 
 
-def serve(channel: Channel, setup_data: bytes) -> None:
+def serve(channel: Channel, setup_data: bytes, number: int) -> None:
     """Work for the parent at the other end of ``channel`` until it closes its end."""
     try:
-        _serve(channel, setup_data)
+        _serve(channel, setup_data, number)
     except ChannelClosedError:
         # The parent has all it wants, or is gone.
         return
 
 
-def _serve(channel: Channel, setup_data: bytes) -> None:
+def _serve(channel: Channel, setup_data: bytes, number: int) -> None:
     try:
         setup: Setup = pickle.loads(setup_data)
-        is_async = is_async_function(setup.fn)
-        if is_async:
+        if (start := getattr(setup.fn, "_aiolit_start", None)) is not None:
+            start(number)
+        if is_async_function(setup.fn):
             # Plain functions need no event loop, and start without importing one.
             from aiolit.processing.async_worker import AsyncWorker
 

@@ -76,15 +76,16 @@ class TestAsyncFunctions:
         class Meet:
             def __init__(self, size: int) -> None:
                 self.size = size
+                self.here = 0
+                self.all_here: asyncio.Event | None = None
 
             async def __call__(self, index: int) -> int:
-                self.__dict__.setdefault("here", 0)
+                self.all_here = self.all_here or asyncio.Event()
                 self.here += 1
-                most = self.__dict__.setdefault("most", asyncio.Event())
                 if self.here == self.size:
-                    most.set()
+                    self.all_here.set()
                 assert self.here <= self.size
-                await most.wait()
+                await self.all_here.wait()
                 self.here -= 1
                 return index
 

@@ -1,0 +1,154 @@
+"""Folders of any store, listed with many requests in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiolit.errors import DatasetNotFoundError
+from aiolit.runtime.groups import single_error
+from aiolit.runtime.portal import portal
+from aiolit.store.connect import is_remote, join, local_path, open_store
+from aiolit.store.threads import run_in_thread
+
+__all__ = ["Entry", "WalkStream", "open_walk", "walk"]
+
+Entry = tuple[str, list[str], list[str]]
+
+_MAX_WORKERS = 16
+_AHEAD = 1024
+
+
+class WalkStream:
+    """Entries as they are found; `take` returns all that are there, none at the end."""
+
+    def __init__(self) -> None:
+        self._found: asyncio.Queue[Entry | None] = asyncio.Queue(_AHEAD)
+        self._ended = False
+
+    async def put(self, entry: Entry | None) -> None:
+        """Add an entry; None ends the stream."""
+        await self._found.put(entry)
+
+    async def take(self) -> list[Entry]:
+        """Return the next entries, at least one; none at the end."""
+        block: list[Entry] = []
+        while not self._ended and (not block or not self._found.empty()):
+            entry = await self._found.get()
+            if entry is None:
+                self._ended = True
+            else:
+                block.append(entry)
+        return block
+
+
+@asynccontextmanager
+async def open_walk(
+    folder: str,
+    *,
+    max_workers: int = _MAX_WORKERS,
+    storage_options: Mapping[str, Any] | None = None,
+) -> AsyncIterator[WalkStream]:
+    """Open the listing of a folder and all folders below it.
+
+    Leaving the block ends the listing.
+    """
+    stream = WalkStream()
+
+    async def list_all() -> None:
+        if is_remote(folder):
+            await _walk_store(folder, stream, storage_options)
+        else:
+            await _walk_local(str(local_path(folder)), stream, max_workers)
+        await stream.put(None)
+
+    with single_error():
+        async with asyncio.TaskGroup() as group:
+            lister = group.create_task(list_all())
+            yield stream
+            lister.cancel()
+
+
+async def _walk_local(folder: str, stream: WalkStream, max_workers: int) -> None:
+    places = asyncio.Semaphore(max_workers)
+    if not await run_in_thread(os.path.isdir, folder):
+        raise DatasetNotFoundError(f"there is no folder {folder}")
+
+    async def visit(path: str, group: asyncio.TaskGroup) -> None:
+        async with places:
+            entry = await run_in_thread(_scan, path)
+        for name in entry[1]:
+            group.create_task(visit(os.path.join(path, name), group))
+        await stream.put(entry)
+
+    async with asyncio.TaskGroup() as group:
+        await visit(folder, group)
+
+
+def _scan(path: str) -> Entry:
+    folders: list[str] = []
+    files: list[str] = []
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                is_folder = entry.is_dir(follow_symlinks=False)
+                (folders if is_folder else files).append(entry.name)
+    except (FileNotFoundError, PermissionError):
+        pass  # as os.walk does: it is gone, or none of our business
+    return path, sorted(folders), sorted(files)
+
+
+async def _walk_store(
+    url: str, stream: WalkStream, storage_options: Mapping[str, Any] | None
+) -> None:
+    """List a store in one sorted pass; a folder is told when the last key below it was seen."""
+    open_folders: list[tuple[str, list[str], list[str]]] = [("", [], [])]
+
+    async def close() -> None:
+        prefix, folders, files = open_folders.pop()
+        await stream.put((join(url, prefix.rstrip("/")) if prefix else url, folders, files))
+
+    async with open_store(url, storage_options=storage_options) as store:
+        async for info in store.list():
+            while not info.key.startswith(open_folders[-1][0]):
+                await close()
+            *below, name = info.key[len(open_folders[-1][0]) :].split("/")
+            for part in below:
+                prefix, folders, _ = open_folders[-1]
+                folders.append(part)
+                open_folders.append((f"{prefix}{part}/", [], []))
+            if name:
+                open_folders[-1][2].append(name)
+        while open_folders:
+            await close()
+
+
+def walk(
+    folder: Any,
+    max_workers: int | None = None,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Iterator[Entry]:
+    """Yield ``(folder, folder names, file names)`` for a folder and all below it, as ``os.walk``.
+
+    Many folders are listed at once, so they come in no particular order; the names in each are
+    sorted. ``folder`` is a path or a URL of any store.
+
+    Args:
+        folder: Where to begin.
+        max_workers: Folders listed at once.
+        storage_options: Options of the store's client.
+
+    Raises:
+        DatasetNotFoundError: There is no such folder.
+    """
+    gate = portal()
+    context = open_walk(
+        os.fspath(folder), max_workers=max_workers or _MAX_WORKERS, storage_options=storage_options
+    )
+    with gate.wrap_async_context_manager(context) as stream:
+        while block := gate.call(stream.take):
+            yield from block
