@@ -102,7 +102,7 @@ def cache_limit(max_cache_size: int | float | str | None, folder: Path) -> int |
         ConfigError: It is none of these.
     """
     value = max_cache_size
-    if isinstance(value, str) and re.fullmatch(r"\s*0?\.\d+\s*", value):
+    if isinstance(value, str) and re.fullmatch(r"\s*\d*\.\d+\s*", value):
         value = float(value)
     if value is None or isinstance(value, float):
         there = next(path for path in (folder, *folder.parents) if path.exists())
