@@ -1,0 +1,1 @@
+"""Writing data sets: optimize, map, merge; workers, uploads, the commit."""
