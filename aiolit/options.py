@@ -25,7 +25,7 @@ __all__ = [
     "parse_limits",
     "parse_mode",
     "parse_on_error",
-    "parse_output",
+    "parse_place",
     "positive",
 ]
 
@@ -221,19 +221,19 @@ def parse_start_method(start_method: object) -> None:
         )
 
 
-def parse_output(output_dir: object) -> str:
-    """Return the path or URL that ``output_dir`` stands for.
+def parse_place(value: object, *, name: str) -> str:
+    """Return the path or URL that an argument stands for.
 
-    ``output_dir`` is a str, a path, or an object with ``url`` and ``path`` (a ``Dir``).
+    It is a str, a path, or an object with ``url`` and ``path`` (a ``Dir``).
 
     Raises:
-        ConfigError: It is none of these, or empty.
+        ConfigError: It is none of these, or empty; the message begins with ``name``.
     """
-    place: object = output_dir
+    place: object = value
     if not isinstance(place, str | os.PathLike):
-        place = getattr(output_dir, "url", None) or getattr(output_dir, "path", None)
+        place = getattr(value, "url", None) or getattr(value, "path", None)
     if not isinstance(place, str | os.PathLike) or not os.fspath(place):
-        raise ConfigError(f"output_dir must be a path or a URL, not {output_dir!r}")
+        raise ConfigError(f"{name} must be a path or a URL, not {value!r}")
     return str(os.fspath(place))
 
 

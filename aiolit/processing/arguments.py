@@ -22,7 +22,7 @@ from aiolit.options import (
     parse_limits,
     parse_mode,
     parse_on_error,
-    parse_output,
+    parse_place,
     parse_start_method,
     positive,
 )
@@ -81,7 +81,7 @@ class OutputArguments:
         mode = parse_mode(self.mode)
         uploaders = 4 if self.num_uploaders is None else self.num_uploaders
         return OutputOptions(
-            url=parse_output(self.output_dir),
+            url=parse_place(self.output_dir, name="output_dir"),
             mode=mode,
             use_checkpoint=bool(self.use_checkpoint),
             num_uploaders=positive(uploaders, name="num_uploaders"),
@@ -114,6 +114,8 @@ class WorkArguments:
     max_retries: int
     concurrency: int
     timeout: float | None
+    storage_options: Mapping[str, Any] | None
+    session_options: Mapping[str, Any] | None
 
     def check_work(self) -> None:
         """Check what is checked nowhere else.
@@ -175,8 +177,6 @@ class MapArguments(WorkArguments):
     output_dir: Any
     error_when_not_empty: bool
     num_uploaders: int | None
-    storage_options: Mapping[str, Any] | None
-    session_options: Mapping[str, Any] | None
 
     def check(self) -> Wants:
         """Check what is checked nowhere else, and look at the function.
@@ -192,7 +192,7 @@ class MapArguments(WorkArguments):
         """Return where the files go."""
         uploaders = 4 if self.num_uploaders is None else self.num_uploaders
         return OutputOptions(
-            url=parse_output(self.output_dir),
+            url=parse_place(self.output_dir, name="output_dir"),
             num_uploaders=positive(uploaders, name="num_uploaders"),
             storage_options=self.storage_options,
             session_options=self.session_options,

@@ -18,7 +18,7 @@ from aiolit.format.encryption import Encryption
 from aiolit.format.loader import ItemLoader, SampleEncoder
 from aiolit.format.serializers import Serializer, SerializerRegistry
 from aiolit.processing.arguments import OptimizeArguments, OutputArguments
-from aiolit.processing.failure import FunctionFailedError
+from aiolit.processing.failure import plain_errors
 from aiolit.processing.functions import pickle_warning
 from aiolit.processing.job import run_optimize
 from aiolit.processing.planning import plan_optimize
@@ -114,10 +114,8 @@ async def optimize(
         timeout=timeout,
     )
     plan = plan_optimize(arguments, on_loop=True)
-    try:
+    with plain_errors():
         summary, pickled = await run_optimize(plan.job)
-    except FunctionFailedError as failure:
-        raise failure.error from failure.error.__cause__
     if pickled:
         warnings.warn(pickle_warning(pickled), stacklevel=2)
     return summary

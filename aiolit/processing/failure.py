@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from aiolit.errors import OptimizeError
 from aiolit.processing.protocol import Failure
+from aiolit.runtime.groups import leaves
 from aiolit.runtime.remote_error import RemoteError
 
-__all__ = ["FunctionFailedError", "describe", "restore", "show"]
+__all__ = ["FunctionFailedError", "describe", "plain_errors", "restore", "show"]
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 160
@@ -47,3 +50,24 @@ def restore(failure: Failure) -> Exception:
     if failure.index >= 0:
         error.add_note(f"while working on input {failure.index}: {failure.shown}")
     return error
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Raise what the user's function raised as itself, and the first of several failures.
+
+    The others, which came while the job was ending, are named in a note.
+    """
+    try:
+        yield
+    except FunctionFailedError as failure:
+        raise failure.error from failure.error.__cause__
+    except ExceptionGroup as group:
+        first, *others = [_unwrapped(error) for error in leaves(group)]
+        for other in others:
+            first.add_note(f"and then, while the job was ending: {other!r}")
+        raise first from first.__cause__
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    return error.error if isinstance(error, FunctionFailedError) else error

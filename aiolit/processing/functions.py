@@ -12,7 +12,7 @@ from aiolit.format.encryption import Encryption
 from aiolit.format.loader import ItemLoader
 from aiolit.format.serializers import Serializer
 from aiolit.processing.arguments import MapArguments, OptimizeArguments
-from aiolit.processing.failure import FunctionFailedError
+from aiolit.processing.failure import plain_errors
 from aiolit.processing.job import OptimizeJob, run_optimize
 from aiolit.processing.mapping import MapJob, run_map
 from aiolit.processing.merge import check_merge, merge
@@ -330,7 +330,7 @@ def _run(run: Callable[[Job], Coroutine[Any, Any, T]], plan: Plan[Job]) -> T:
     that made it, and Ctrl-C must reach it.
     """
     gate = portal()
-    try:
+    with plain_errors():
         if plan.pulled is None or plan.feed is None:
             return gate.call(run, plan.job)
         with gate.wrap_async_context_manager(_running(run, plan.job)) as task:
@@ -339,9 +339,6 @@ def _run(run: Callable[[Job], Coroutine[Any, Any, T]], plan: Plan[Job]) -> T:
                     break
             gate.call(plan.feed.end)
         return task.result()
-    except FunctionFailedError as failure:
-        # Raised here, so that the caller sees it as if it had called fn itself.
-        raise failure.error from failure.error.__cause__
 
 
 @asynccontextmanager

@@ -21,7 +21,7 @@ from aiolit.format.dataset_info import (
     loader_name,
     plain_name,
 )
-from aiolit.options import parse_output, positive
+from aiolit.options import parse_place, positive
 from aiolit.processing.protocol import Schema
 from aiolit.processing.summary import Summary
 from aiolit.processing.target import INDEX_KEY, Target, check_same_schema, read_index
@@ -68,8 +68,8 @@ def check_merge(
     """
     if isinstance(input_dirs, str) or len(input_dirs) < 2:
         raise ConfigError("input_dirs must be a list of at least two data sets")
-    sources = tuple(parse_output(each) for each in input_dirs)
-    output = parse_output(output_dir)
+    sources = tuple(parse_place(each, name="input_dirs") for each in input_dirs)
+    output = parse_place(output_dir, name="output_dir")
     if any(each.rstrip("/") == output.rstrip("/") for each in sources):
         raise ConfigError(f"{output} cannot be merged into itself; choose another output_dir")
     workers = _MAX_WORKERS if max_workers is None else positive(max_workers, name="max_workers")
@@ -105,7 +105,9 @@ async def merge(job: MergeJob) -> Summary:
         copies = _plan(sources, config)
         names = [chunk.filename for _, _, chunk in copies]
         try:
-            nbytes = await _copy_all(job, copies, target.store)
+            root = split_bucket(job.output)
+            copier = _Copier(target.store, None if root is None else await opened(root[0]))
+            nbytes = await _copy_all(copies, copier, job.max_workers)
         except BaseException:
             await target.discard(names)
             raise
@@ -170,8 +172,8 @@ def _plan(sources: Sequence[_Source], config: DatasetConfig) -> list[_Copy]:
     return copies
 
 
-async def _copy_all(job: MergeJob, copies: list[_Copy], target: Store) -> int:
-    places = asyncio.Semaphore(job.max_workers)
+async def _copy_all(copies: list[_Copy], copier: _Copier, max_workers: int) -> int:
+    places = asyncio.Semaphore(max_workers)
     sizes: list[int] = []
 
     async def copy(number: int) -> None:
@@ -179,7 +181,7 @@ async def _copy_all(job: MergeJob, copies: list[_Copy], target: Store) -> int:
         async with places:
             try:
                 size = (await source.store.head(old.filename)).size
-                await _copy_chunk(job, source, old.filename, target, new.filename)
+                await copier.copy(source.store, old.filename, new.filename)
             except ObjectNotFoundError:
                 # LitData leaves an inflated chunk beside the index of a local data set.
                 plain = plain_name(old, source.index.config)
@@ -187,7 +189,7 @@ async def _copy_all(job: MergeJob, copies: list[_Copy], target: Store) -> int:
                     raise
                 size = (await source.store.head(plain)).size
                 new = replace(new, filename=chunk_filename(0, number, None))
-                await _copy_chunk(job, source, plain, target, new.filename)
+                await copier.copy(source.store, plain, new.filename)
                 copies[number] = (source, old, new)
             sizes.append(size)
 
@@ -216,14 +218,17 @@ def split_bucket(url: str) -> tuple[str, str] | None:
     return f"{scheme}://{bucket}", f"{prefix}/" if prefix else ""
 
 
-async def _copy_chunk(job: MergeJob, source: _Source, src: str, target: Store, dst: str) -> None:
-    """Copy a chunk, inside the server where both data sets are in one bucket."""
-    here, there = split_bucket(source.store.url), split_bucket(target.url)
-    if here is None or there is None or here[0] != there[0]:
-        await copy_object(source.store, src, target, dst)
-        return
-    bucket = open_store(
-        here[0], storage_options=job.storage_options, session_options=job.session_options
-    )
-    async with bucket:
-        await bucket.copy(f"{here[1]}{src}", f"{there[1]}{dst}")
+class _Copier:
+    """Copies chunks to the output, inside the server where they lie in the same bucket."""
+
+    def __init__(self, target: Store, bucket: Store | None) -> None:
+        self._target = target
+        self._bucket = bucket
+
+    async def copy(self, source: Store, src: str, dst: str) -> None:
+        """Copy one chunk."""
+        here, there = split_bucket(source.url), split_bucket(self._target.url)
+        if self._bucket is None or here is None or there is None or here[0] != there[0]:
+            await copy_object(source, src, self._target, dst)
+        else:
+            await self._bucket.copy(f"{here[1]}{src}", f"{there[1]}{dst}")

@@ -8,8 +8,9 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from aiolit.options import WorkOptions
+from aiolit.options import WorkOptions, parse_place
 from aiolit.processing.arguments import MapArguments, OptimizeArguments, WorkArguments
+from aiolit.processing.downloads import DownloadingSource
 from aiolit.processing.input_kinds import Pulled, as_source, prepare_items
 from aiolit.processing.job import OptimizeJob
 from aiolit.processing.mapping import MapJob
@@ -20,6 +21,8 @@ __all__ = ["Plan", "plan_map", "plan_optimize"]
 
 
 Job = TypeVar("Job", OptimizeJob, MapJob)
+
+_DOWNLOADERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,15 @@ def _plan_inputs(arguments: WorkArguments, work: WorkOptions, *, on_loop: bool) 
     if arguments.batch_size is not None:
         source = Batched(source, arguments.batch_size)
     weights = check_weights(arguments.weights, items, arguments.batch_size)
+    source = DownloadingSource(
+        source,
+        input_dir=None
+        if arguments.input_dir is None
+        else parse_place(arguments.input_dir, name="input_dir"),
+        num_downloaders=arguments.num_downloaders or _DOWNLOADERS,
+        storage_options=arguments.storage_options,
+        session_options=arguments.session_options,
+    )
     return _Inputs(source, base if isinstance(base, FeedSource) else None, pulled, weights)
 
 

@@ -130,6 +130,7 @@ class RunScheduler:
     async def completed(self, run: Run, seconds: float) -> None:
         """Take note that a run is complete."""
         self._sizer.finished(len(run.inputs), seconds)
+        self._source.completed(run.inputs)
         async with self._changed:
             self._outstanding -= 1
             if not self._outstanding:

@@ -43,6 +43,10 @@ class InputSource(ABC):
     async def take(self, most: int) -> Sequence[Any]:
         """Return the next inputs, at least one and at most ``most``; none at the end."""
 
+    def completed(self, inputs: Sequence[Any]) -> None:
+        """Take note that these inputs need no more work."""
+        return
+
     async def close(self) -> None:
         """Let go of what the source holds; further inputs are not wanted."""
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,8 @@ from aiolit.runtime.groups import single_error
 from aiolit.runtime.worker_process import WorkerProcess
 
 __all__ = ["Crew", "Job"]
+
+_LOG = logging.getLogger("aiolit")
 
 
 @dataclass(slots=True)
@@ -76,6 +79,7 @@ class Crew:
 
     def __init__(self, job: Job, num_workers: int) -> None:
         self._job = job
+        self._failed = False
         self._slots = [_Slot(job, number) for number in range(num_workers)]
 
     async def work(self) -> None:
@@ -90,8 +94,19 @@ class Crew:
                 pump = group.create_task(self._job.scheduler.pump())
                 async with asyncio.TaskGroup() as slots:
                     for slot in self._slots:
-                        slots.create_task(slot.work())
+                        slots.create_task(self._guarded(slot))
                 pump.cancel()
+
+    async def _guarded(self, slot: _Slot) -> None:
+        """Let the first failure end the job; workers often fail together, for one reason."""
+        try:
+            await slot.work()
+        except Exception as error:
+            if self._failed:
+                _LOG.debug("a worker failed after the job had failed: %s", error)
+                return
+            self._failed = True
+            raise
 
 
 class _Slot:

@@ -33,6 +33,7 @@ __all__ = ["INDEX_KEY", "Target", "check_same_schema", "read_index"]
 INDEX_KEY = "index.json"
 _NUMBER = re.compile(r"chunk-0-(\d+)\b.*\.bin")
 _LOG = logging.getLogger("aiolit")
+_DELETES = 16
 
 
 async def read_index(store: Store) -> Index | None:
@@ -264,11 +265,27 @@ class Target:
             await self._delete(written)
 
     async def _delete(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            try:
-                await self.store.delete(key)
-            except OSError as error:
-                _LOG.warning("could not delete %s: %s", self.store.object_url(key), error)
+        """Delete objects; one that cannot be deleted is only logged."""
+        places = asyncio.Semaphore(_DELETES)
+        failures: list[str] = []
+
+        async def delete(key: str) -> None:
+            async with places:
+                try:
+                    await self.store.delete(key)
+                except OSError as error:
+                    failures.append(str(error))
+
+        async with asyncio.TaskGroup() as group:
+            for key in keys:
+                group.create_task(delete(key))
+        if failures:
+            _LOG.warning(
+                "%d objects below %s could not be deleted; the first: %s",
+                len(failures),
+                self.store.url,
+                failures[0],
+            )
 
 
 def _match(chunk: ChunkInfo) -> re.Match[str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -33,6 +34,9 @@ from aiolit.store.connect import open_store
 from aiolit.store.threads import run_in_thread
 
 __all__ = ["DatasetWriter", "Layout", "open_writer"]
+
+
+_LOG = logging.getLogger("aiolit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,12 +96,15 @@ class DatasetWriter:
         layout: Layout,
         target: Target,
         budget: ByteBudget,
+        num_uploaders: int,
         group: asyncio.TaskGroup,
         progress: Progress | None,
     ) -> None:
         self._layout = layout
         self.target = target
         self._budget = budget
+        self._places = asyncio.Semaphore(num_uploaders)
+        self._failed = False
         self._group = group
         self.progress = progress
         self._ledger = None if progress is None else Ledger(progress.partial)
@@ -140,7 +147,11 @@ class DatasetWriter:
         position, self._position = self._position, self._position + 1
         # Two copies at most: the samples, and what compression makes of them.
         held = min(sealed.nbytes, self._budget.limit)
+        await self._places.acquire()
         await self._budget.acquire(held)
+        if self._failed:
+            # The group is ending because of it and takes no more tasks; so are we.
+            await asyncio.get_running_loop().create_future()
         self._group.create_task(self._upload(position, sealed, covered, held))
 
     async def _upload(
@@ -158,8 +169,15 @@ class DatasetWriter:
             await self.target.store.put(name, packed.parts)
             await self.target.stored(position, packed.info, covered)
             self._count(packed.info, sum(len(part) for part in packed.parts))
+        except Exception as error:
+            if self._failed:
+                _LOG.debug("a chunk failed after the job had failed: %s", error)
+                return
+            self._failed = True
+            raise
         finally:
             self._budget.release(held)
+            self._places.release()
 
     def _pack(self, name: str, sealed: SealedChunk) -> PackedChunk:
         compression = self._layout.compression
@@ -218,7 +236,9 @@ async def open_writer(
             with single_error():
                 async with asyncio.TaskGroup() as group:
                     budget = ByteBudget(limit, name="the upload budget")
-                    writer = DatasetWriter(layout, target, budget, group, progress)
+                    writer = DatasetWriter(
+                        layout, target, budget, output.num_uploaders, group, progress
+                    )
                     names = writer.names
                     yield writer
                     await writer.flush()

@@ -1,0 +1,234 @@
+"""Writing to and reading from an S3 server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from aiolit.errors import ConfigError, StoreError
+from aiolit.format.index import parse_index
+from aiolit.format.loader import PyTreeLoader
+from aiolit.format.serializers import SerializerRegistry
+from aiolit.processing import functions as ld
+
+# moto answers with two Server headers, its own and werkzeug's, which aiohttp refuses.
+SERVER = """
+import sys, threading
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+class Handler(WSGIRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def send_header(self, keyword, value):
+        if keyword == "Server" and any(line[:7] == b"Server:" for line in self._headers_buffer):
+            return
+        super().send_header(keyword, value)
+
+    def log(self, *args):
+        pass
+
+application = DomainDispatcherApplication(create_backend_app)
+server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+print(f"http://127.0.0.1:{server.server_port}", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+        process.wait(10)
+
+
+class Bucket:
+    def __init__(self, endpoint_url: str) -> None:
+        self.options: dict[str, Any] = {
+            "endpoint_url": endpoint_url,
+            "region_name": "us-east-1",
+            "aws_access_key_id": "someone",
+            "aws_secret_access_key": "secret",
+        }
+        self.name = f"bucket-{uuid.uuid4().hex[:12]}"
+        self.client: Any = boto3.client("s3", **self.options)
+        self.client.create_bucket(Bucket=self.name)
+
+    def url(self, key: str) -> str:
+        return f"s3://{self.name}/{key}"
+
+    def keys(self, prefix: str = "") -> list[str]:
+        found = self.client.list_objects_v2(Bucket=self.name, Prefix=prefix)
+        return [entry["Key"] for entry in found.get("Contents", ())]
+
+    def body(self, key: str) -> bytes:
+        with self.client.get_object(Bucket=self.name, Key=key)["Body"] as body:
+            data: bytes = body.read()
+        return data
+
+    def read(self, prefix: str) -> list[Any]:
+        index = parse_index(self.body(f"{prefix}/index.json"), source=prefix)
+        loader = PyTreeLoader().bind(index, registry=SerializerRegistry(), source=prefix)
+        samples: list[Any] = []
+        for chunk in index.chunks:
+            data = memoryview(self.body(f"{prefix}/{chunk.filename}"))
+            reader = loader.open(data, chunk, chunk.filename)
+            samples += [reader.sample(number) for number in range(chunk.num_items)]
+        return samples
+
+
+@pytest.fixture
+def bucket(server: str) -> Iterator[Bucket]:
+    made = Bucket(server)
+    yield made
+    made.client.close()
+
+
+pytestmark = pytest.mark.keeps_open("sockets", reason="the portal keeps its connections to reuse")
+
+
+def write(bucket: Bucket, key: str, first: int = 0, **options: Any) -> None:
+    ld.optimize(
+        lambda i: {"i": i, "text": str(i)},
+        range(first, first + 40),
+        bucket.url(key),
+        chunk_size=10,
+        num_workers=2,
+        storage_options=bucket.options,
+        verbose=False,
+        **options,
+    )
+
+
+def samples(first: int, stop: int) -> list[dict[str, Any]]:
+    return [{"i": i, "text": str(i)} for i in range(first, stop)]
+
+
+def test_optimize_append_overwrite_merge(bucket: Bucket) -> None:
+    write(bucket, "a")
+    assert bucket.read("a") == samples(0, 40)
+    with pytest.raises(ConfigError, match="already"):
+        write(bucket, "a")
+    write(bucket, "a", 40, mode="append")
+    assert bucket.read("a") == samples(0, 80)
+    write(bucket, "a", 5, mode="overwrite")
+    assert bucket.read("a") == samples(5, 45)
+    assert len(bucket.keys("a/")) == 5
+    write(bucket, "b", 45, use_checkpoint=True)
+    ld.merge_datasets(
+        [bucket.url("a"), bucket.url("b")],
+        bucket.url("deep/er/ab"),
+        storage_options=bucket.options,
+    )
+    assert bucket.read("deep/er/ab") == samples(5, 85)
+    walked = ld.walk(bucket.url(""), storage_options=bucket.options)
+    found = {folder.removeprefix(bucket.url("")): names for folder, _, names in walked}
+    assert found["b"] == [*(f"chunk-0-{n}.bin" for n in range(4)), "index.json"]
+    assert "deep/er/ab" in found
+
+
+def test_merge_of_a_local_and_a_remote_data_set(bucket: Bucket, tmp_path: Path) -> None:
+    write(bucket, "a")
+    ld.optimize(
+        lambda i: {"i": i, "text": str(i)},
+        range(40, 60),
+        tmp_path / "b",
+        chunk_size=10,
+        num_workers=1,
+        verbose=False,
+    )
+    for output in (str(tmp_path / "ab"), bucket.url("ab")):
+        ld.merge_datasets([bucket.url("a"), tmp_path / "b"], output, storage_options=bucket.options)
+    assert bucket.read("ab") == samples(0, 60)
+    assert len(list((tmp_path / "ab").iterdir())) == 7
+
+
+def test_a_failure_leaves_nothing(bucket: Bucket) -> None:
+    with pytest.raises(ZeroDivisionError):
+        ld.optimize(
+            lambda i: 1 // (i - 300),
+            range(1000),
+            bucket.url("a"),
+            chunk_size=10,
+            num_workers=2,
+            storage_options=bucket.options,
+            verbose=False,
+        )
+    assert bucket.keys() == []
+
+
+def test_a_failed_upload_fails_the_job(bucket: Bucket) -> None:
+    """The bucket is gone when the first chunk is stored."""
+    with pytest.raises(StoreError, match="no-such-bucket"):
+        ld.optimize(
+            lambda i: i,
+            range(100_000),
+            "s3://no-such-bucket/a",
+            chunk_size=10,
+            num_workers=2,
+            storage_options=bucket.options,
+            verbose=False,
+        )
+
+
+def test_remote_inputs_are_downloaded_ahead_and_removed(bucket: Bucket, tmp_path: Path) -> None:
+    for n in range(20):
+        bucket.client.put_object(Bucket=bucket.name, Key=f"raw/{n}.txt", Body=b"%d" % n)
+    before = set(Path(tempfile.gettempdir()).glob("aiolit-*"))
+
+    def upper(path: str, output_dir: str) -> None:
+        Path(output_dir, Path(path).name).write_text(f"<{Path(path).read_text()}>")
+
+    ld.map(
+        upper,
+        [bucket.url(f"raw/{n}.txt") for n in range(20)],
+        bucket.url("cooked"),
+        num_workers=2,
+        storage_options=bucket.options,
+        verbose=False,
+    )
+    assert sorted(bucket.keys("cooked/")) == sorted(f"cooked/{n}.txt" for n in range(20))
+    assert bucket.body("cooked/7.txt") == b"<7>"
+    ld.optimize(
+        lambda pair: {"text": Path(pair[0]).read_text(), "label": pair[1]},
+        [(bucket.url(f"raw/{n}.txt"), n) for n in range(20)],
+        tmp_path / "out",
+        input_dir=bucket.url("raw"),
+        chunk_size=10,
+        num_workers=2,
+        num_downloaders=2,
+        storage_options=bucket.options,
+        verbose=False,
+    )
+    assert set(Path(tempfile.gettempdir()).glob("aiolit-*")) == before
+
+
+def test_a_missing_input_is_named(bucket: Bucket, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"raw/none\.txt"):
+        ld.optimize(
+            lambda path: path,
+            [bucket.url("raw/none.txt")],
+            tmp_path / "out",
+            chunk_size=10,
+            num_workers=1,
+            storage_options=bucket.options,
+            verbose=False,
+        )
