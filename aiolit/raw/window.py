@@ -1,0 +1,160 @@
+"""Fetching the items of a reader ahead of it, within a byte budget."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiolit.plan.runs import Ints
+from aiolit.runtime.budget import ByteBudget
+from aiolit.runtime.portal import Portal
+
+Fetch = Callable[[int], Coroutine[Any, Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """What a fetch raised, kept until the reader comes to its item."""
+
+    error: Exception
+
+
+class ItemWindow:
+    """Fetches the items of some lanes ahead; lives on one loop.
+
+    All lanes are kept equally far ahead. What the reader asks for is fetched at once, whether or
+    not there is room: so no lane can wait for another, and memory holds at most the budget and
+    what the reader has asked for.
+
+    Args:
+        fetch: Fetches one item.
+        lanes: The items of each lane, in order.
+        nbytes: The bytes of each item of the data set.
+        budget: Bounds the bytes of items that are on their way, or there, ahead of the reader.
+        most: How many items may be ahead of the reader, however small they are.
+    """
+
+    def __init__(
+        self, fetch: Fetch, lanes: Sequence[Ints], nbytes: Ints, budget: ByteBudget, most: int
+    ) -> None:
+        self._fetch, self._lanes, self._nbytes = fetch, lanes, nbytes
+        self._budget, self._most = budget, most
+        self._begun = [0] * len(lanes)
+        self._ahead: list[deque[tuple[int, asyncio.Task[Any]]]] = [deque() for _ in lanes]
+        self._group = asyncio.TaskGroup()
+        self._open, self._ended = asyncio.Event(), asyncio.Event()
+        self._task: asyncio.Task[object] | None = None
+
+    async def run(self) -> None:
+        """Own the fetches; ends when it is cancelled, and they with it."""
+        self._task = asyncio.current_task()
+        try:
+            async with self._group:
+                self._fill()
+                self._open.set()
+                await asyncio.get_running_loop().create_future()
+        finally:
+            for lane in self._ahead:
+                for nbytes, _ in lane:
+                    self._budget.release(nbytes)
+                lane.clear()
+            self._open.set()
+            self._ended.set()
+
+    async def take(self, lane: int, count: int) -> list[Any]:
+        """Return the next items of a lane.
+
+        Raises:
+            Exception: What the fetch of the first failing one of them raised; failures further
+                ahead wait for their turn.
+        """
+        await self._open.wait()
+        ahead, tasks = self._ahead[lane], []
+        for _ in range(count):
+            if ahead:
+                nbytes, task = ahead.popleft()
+                self._budget.release(nbytes)
+            else:
+                task = self._start(lane)
+            tasks.append(task)
+        self._fill()
+        found = []
+        for task in tasks:
+            value = await task
+            if isinstance(value, _Failed):
+                raise value.error
+            found.append(value)
+        return found
+
+    def cancel(self) -> None:
+        """Ask ``run`` to end."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def stop(self) -> None:
+        """Cancel ``run`` and wait for its end."""
+        await self._open.wait()
+        self.cancel()
+        await self._ended.wait()
+
+    def _fill(self) -> None:
+        """Begin fetches while there is room."""
+        while sum(map(len, self._ahead)) < self._most:
+            open_lanes = [
+                lane for lane, items in enumerate(self._lanes) if self._begun[lane] < len(items)
+            ]
+            if not open_lanes:
+                return
+            lane = min(open_lanes, key=lambda one: len(self._ahead[one]))
+            item = self._lanes[lane][self._begun[lane]]
+            nbytes = min(int(self._nbytes[item]), self._budget.limit)
+            if not self._budget.try_acquire(nbytes):
+                return
+            self._ahead[lane].append((nbytes, self._start(lane)))
+
+    def _start(self, lane: int) -> asyncio.Task[Any]:
+        item = int(self._lanes[lane][self._begun[lane]])
+        self._begun[lane] += 1
+        return self._group.create_task(self._outcome(item), name=f"item-{item}")
+
+    async def _outcome(self, item: int) -> Any:
+        try:
+            return await self._fetch(item)
+        except Exception as error:  # noqa: BLE001  (handed to the reader of this item alone)
+            return _Failed(error)
+
+
+class ItemFeed:
+    """An ``ItemWindow`` on the portal's loop, for a thread that reads."""
+
+    def __init__(self, portal: Portal, make: Callable[[], ItemWindow]) -> None:
+        self._portal = portal
+        self._window: ItemWindow = portal.call(_made, make)
+        portal.submit(self._window.run)
+
+    def take(self, lane: int, count: int) -> list[Any]:
+        """Return the next items of a lane; see ``ItemWindow.take``."""
+        return self._portal.call(self._window.take, lane, count)
+
+    def close(self) -> None:
+        """Cancel what is on its way."""
+        if self._portal.closed:
+            return
+        if _running_loop() is self._portal.loop:  # the garbage collector may run anywhere
+            self._window.cancel()
+        else:
+            self._portal.call(self._window.stop)
+
+
+async def _made(make: Callable[[], ItemWindow]) -> ItemWindow:
+    return make()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
