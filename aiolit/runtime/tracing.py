@@ -43,6 +43,9 @@ class _Tracer:
         # One write of one line: appends of several processes do not tear each other.
         os.write(self._fd, json.dumps(event).encode() + b",\n")
 
+    def close(self) -> None:
+        os.close(self._fd)
+
 
 _state: dict[str, _Tracer | None] = {"tracer": None}
 
@@ -74,7 +77,7 @@ def enable_tracer(
 
 def disable_tracer() -> None:
     """Stop tracing in this process; the file stays and can be opened."""
-    _state["tracer"] = None
+    join(None)
 
 
 def config() -> TraceConfig | None:
@@ -84,7 +87,11 @@ def config() -> TraceConfig | None:
 
 
 def join(config: TraceConfig | None) -> None:
-    """Take part in a trace that another process began."""
+    """Take part in a trace that another process began; with None, in none."""
+    before = _state["tracer"]
+    if before is not None:
+        _state["tracer"] = None
+        before.close()
     _state["tracer"] = None if config is None else _Tracer(config)
 
 

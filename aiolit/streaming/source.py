@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
+import weakref
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +91,7 @@ class ChunkSource:
         self._fetchers: dict[int, ChunkFetcher] = {}
         self._cache: ChunkHolder | None = None
         self._mapped: OrderedDict[int, SampleReader] = OrderedDict()
-        self._closes_with_portal = False
+        self._closing: weakref.finalize[..., ChunkSource] | None = None
 
     def _bind(self) -> BoundLoader:
         registry = SerializerRegistry(
@@ -101,7 +103,7 @@ class ChunkSource:
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for name in ("_bound", "_fetchers", "_cache", "_mapped"):
+        for name in ("_bound", "_fetchers", "_cache", "_mapped", "_closing"):
             del state[name]
         return state
 
@@ -165,18 +167,19 @@ class ChunkSource:
         return await self._fetcher().open_samples(chunks, samples)
 
     def open_on(self, portal: Portal) -> None:
-        """Have the portal close this source's connections when it ends."""
+        """Have this source's connections closed when it is dropped, or when the portal ends."""
         self._check_process()
-        if not self._closes_with_portal:
-            self._closes_with_portal = True
-            portal.on_close(self.aclose)
+        if self._closing is None or not self._closing.alive:
+            # What closes must not hold the source, or nothing would ever drop it.
+            close = partial(_close_fetcher, self._fetchers, id(portal.loop))
+            withdraw = portal.on_close(close)
+            self._closing = weakref.finalize(self, _end, os.getpid(), portal, withdraw, close)
+            self._closing.atexit = False
 
     async def aclose(self) -> None:
         """Close what is open on the running loop."""
         self._check_process()
-        fetcher = self._fetchers.pop(id(asyncio.get_running_loop()), None)
-        if fetcher is not None:
-            await fetcher.aclose()
+        await _close_fetcher(self._fetchers, id(asyncio.get_running_loop()))
 
     def _direct_path(self, number: int) -> Path | None:
         if not self.location.direct:
@@ -215,8 +218,22 @@ class ChunkSource:
     def _check_process(self) -> None:
         if self._pid != os.getpid():
             self._pid, self._fetchers, self._cache = os.getpid(), {}, None
-            self._mapped, self._closes_with_portal = OrderedDict(), False
+            self._mapped, self._closing = OrderedDict(), None
             self.stats = Counters()
+
+
+async def _close_fetcher(fetchers: dict[int, ChunkFetcher], loop: int) -> None:
+    fetcher = fetchers.pop(loop, None)
+    if fetcher is not None:
+        await fetcher.aclose()
+
+
+def _end(
+    pid: int, portal: Portal, withdraw: Callable[[], None], close: Callable[[], Awaitable[None]]
+) -> None:
+    if pid == os.getpid() and not portal.closed:
+        withdraw()
+        portal.submit(close)
 
 
 def connect(location: Location, options: ReadOptions) -> Store:
