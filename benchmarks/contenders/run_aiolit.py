@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiolit import StreamingDataLoader, StreamingDataset
-from aiolit.format.loader import TokensLoader
-from aiolit.processing.functions import optimize
+from aiolit import StreamingDataLoader, StreamingDataset, TokensLoader, optimize
 
 if TYPE_CHECKING:
     from benchmarks.contenders.common import Job, Source, decode, main

@@ -15,7 +15,7 @@ from tests.interop.conftest import APPENDED, Exchange
 from tests.interop.interop_cases import AIOLIT, ARROW, CASES, NEW, OLD, PEERS, Case, canonical
 
 # The first test to run waits for all peers, and each of them imports torch.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 Record = Callable[[str, object], None]
 
