@@ -32,11 +32,14 @@ class OrderOptions:
         shuffle: Whether chunks, and samples inside windows, are permuted.
         seed: The seed of all permutations.
         window: Samples that are mixed with each other, the shuffle's radius.
+        ramp: How many windows at the start of a lane are smaller, each half of the next, so that
+            the first batches of an epoch do not wait for a whole window's chunks.
     """
 
     shuffle: bool = False
     seed: int = 42
     window: int = 1
+    ramp: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +165,14 @@ def window_bounds(runs: Runs, options: OrderOptions) -> tuple[int, ...]:
     total, bounds = len(runs), [0]
     target = max(1, options.window if options.shuffle else min(options.window, _PLAIN_WINDOW))
     while bounds[-1] < total:
-        wanted = min(bounds[-1] + target, total)
+        size = max(1, target >> max(0, options.ramp - len(bounds) + 1))
+        wanted = min(bounds[-1] + size, total)
         run = int(np.searchsorted(runs.ends, wanted))
         if not options.shuffle:
             bounds.append(int(runs.ends[run]))
             continue
         near = (int(end) for end in runs.ends[max(run - 1, 0) : run + 1])
-        fitting = [end for end in near if end > bounds[-1] and abs(end - wanted) <= target // 2]
+        fitting = [end for end in near if end > bounds[-1] and abs(end - wanted) <= size // 2]
         bounds.append(min(fitting, key=lambda end: abs(end - wanted), default=wanted))
     return tuple(bounds)
 

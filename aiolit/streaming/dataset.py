@@ -46,6 +46,8 @@ from aiolit.streaming.topology import Place, Topology
 from aiolit.units import parse_size
 
 _ALLOW_PICKLE = "AIOLIT_ALLOW_PICKLE"
+_RAMP = 2  # the first windows are a quarter and a half of the default size
+
 Transform = Callable[..., Any]
 
 
@@ -93,7 +95,8 @@ class StreamingDataset(Streamable):
             divides it, if the global batch size and the workers per rank stay the same.
         item_shuffle_window: As ``shuffle_window`` in samples; LitData's name.
         shuffle_window: How many samples (an int) or bytes (``"512MB"``) are mixed with each other;
-            by default about eight chunks, at most 256 MiB of them but never less than two.
+            by default about eight chunks, at most 256 MiB of them but never less than two. The
+            first two windows of an epoch are then smaller, so that its first batch comes soon.
         granularity: ``"chunk"`` lets ``subsample`` choose whole chunks instead of samples.
         cache: ``"memory"`` keeps fetched chunks in the memory of each process, at most 1 GiB or
             ``max_cache_size`` of them, and writes nothing.
@@ -186,6 +189,7 @@ class StreamingDataset(Streamable):
         self._shuffle, self._seed = shuffle, seed
         window = item_shuffle_window if shuffle_window is None else shuffle_window
         self._window = _window(window, self.source)
+        self._ramp = _RAMP if window is None else 0
         self._digest: tuple[Runs, str] | None = None
 
     # ---- what it is ------------------------------------------------------------------------
@@ -279,7 +283,9 @@ class StreamingDataset(Streamable):
 
     def options(self) -> OrderOptions:
         """Return what fixes the order; see ``Streamable``."""
-        return OrderOptions(self._shuffle, self._seed, self._window)
+        return OrderOptions(
+            self._shuffle, self._seed, self._window, self._ramp if self._shuffle else 0
+        )
 
     def identity(self) -> dict[str, Any]:
         """Return what a saved state must agree in; see ``Streamable``."""

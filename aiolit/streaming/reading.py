@@ -27,7 +27,7 @@ from aiolit.streaming.fetch import Held
 from aiolit.streaming.source import ChunkSource
 
 _AHEAD_BYTES = 1 << 30  # pieces that are open or on their way, per stream
-_EARLY_SHARE = 50  # at most a fiftieth of the bytes is fetched by range before its chunk arrives
+_EARLY_SHARE = 25  # at most 4 % of the bytes are fetched by range before its chunk arrives
 _EARLY_LEAST = 8  # and only where the chunks are this many times larger than the batch
 
 
