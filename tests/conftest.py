@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
@@ -21,6 +21,8 @@ from typing import Any, Protocol
 import pytest
 from hypothesis import HealthCheck, settings
 
+from aiolit.format.assemble import assemble
+from aiolit.format.index import dump_index
 from aiolit.runtime.portal import portal
 
 # Variables that would make a test depend on whose machine it runs on.
@@ -218,6 +220,30 @@ def run_python(tmp_path: Path) -> RunPython:
         return Finished(process.returncode, stdout, stderr)
 
     return run
+
+
+class WriteDataset(Protocol):
+    def __call__(
+        self, samples: Iterable[Any], *, chunk_size: int, name: str = "data", **options: Any
+    ) -> Path: ...
+
+
+@pytest.fixture
+def write_dataset(tmp_path: Path) -> WriteDataset:
+    """Give a function that writes samples as a data set into a folder of the test's own."""
+
+    def write(
+        samples: Iterable[Any], *, chunk_size: int, name: str = "data", **options: Any
+    ) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        index, files = assemble(samples, chunk_size=chunk_size, **options)
+        for filename, content in files.items():
+            (folder / filename).write_bytes(content)
+        (folder / "index.json").write_bytes(dump_index(index))
+        return folder
+
+    return write
 
 
 BASELINE = pytest.StashKey[Belongings]()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,8 @@ class StreamingDataLoader(DataLoader[Any]):
         self._workers: tuple[Run, DataLoader[Any]] | None = None
         self._reading: tuple[Run, int] | None = None
         self._live: weakref.ref[Iterator[Any]] | None = None
+        # Lightning and Fabric tell the epoch to the sampler, which is otherwise not used.
+        self.sampler.set_epoch = partial(_reach_epoch, dataset)  # type: ignore[attr-defined]
         # What each worker has done so far, a row each, written by the workers themselves.
         shape = (max(1, num_workers), len(Counters().as_dict()))
         self._board = torch.zeros(shape, dtype=torch.float64)
@@ -252,6 +255,13 @@ def _figures(source: Streamable) -> list[float]:
 def _following(source: Streamable, run: Run) -> Run:
     """Return the run of the next epoch, read by the same readers."""
     return source.begin(run.readers, source.next_position(run))
+
+
+def _reach_epoch(source: Streamable, done: int) -> None:
+    """Begin the epoch after so many next. Never an earlier one than is due: who goes on with a
+    saved state may count from 0 again."""
+    if done + 1 > source.position.epoch:
+        source.set_epoch(done + 1)
 
 
 def _as_it_is(batch: Any) -> Any:

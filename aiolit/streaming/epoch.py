@@ -108,7 +108,8 @@ class Streamable(IterableDataset[Any]):
     _canonical: int | None
     _force: bool
     _readers: tuple[int, int]  # workers and batch size, as a loader or the user told them
-    _reading: tuple[Run, int, int] | None  # run, worker, batches yielded
+    # Run, worker, batches yielded, and samples yielded of the batch after those.
+    _reading: tuple[Run, int, int, int] | None
     # Options, and what is saved beside a position, of an epoch of which a part was read.
     _pending: tuple[Any, dict[str, Any]] | None
     _of_worker: tuple[int, int] | None  # worker and workers that a loaded worker's state is of
@@ -189,6 +190,11 @@ class Streamable(IterableDataset[Any]):
         if coming and self._pending is not None:
             options, about = self._pending
         run = self._plan(readers, position, options, about)
+        if position.own and position.counted != run.deal:
+            raise StateError(
+                "the state of one worker goes on only with the same ranks, workers and batch "
+                f"sizes: it was saved at {position.counted} and this is {run.deal}"
+            )
         if position.legs and not run.num_batches:
             position = self.next_position(run)
             run = self._plan(readers, position, self.options(), self._about())
@@ -280,15 +286,22 @@ class Streamable(IterableDataset[Any]):
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         readers = Readers(self.find_topology(), workers, self._readers[1])
         run = self.begin(readers)
-        self._reading = (run, worker, 0)
+        self._reading = (run, worker, 0, 0)
         self.position = self.next_position(run)
-        if run.deal.batch_size == 1 and self.deals_samples:
+        if run.deal.batch_size == 1 and self.deals_samples and not self.is_endless:
             yield from self._iterate_singly(run, worker)
         else:
-            for number, batch in enumerate(self.batches(run, worker), 1):
-                self._reading = (run, worker, number)
-                yield from batch
+            yield from self._iterate_batches(run, worker)
         self._reading = None
+
+    def _iterate_batches(self, run: Run, worker: int) -> Iterator[Any]:
+        done = run.position.inside if run.position.counted == run.deal else 0
+        for number, batch in enumerate(self.batches(run, worker)):
+            for place, sample in enumerate(batch[done:], done + 1):
+                here = (number + 1, 0) if place == len(batch) else (number, place)
+                self._reading = (run, worker, *here)
+                yield sample
+            done = 0
 
     def _iterate_singly(self, run: Run, worker: int) -> Iterator[Any]:
         """Yield single samples, counted one by one but read many at a time."""
@@ -296,13 +309,18 @@ class Streamable(IterableDataset[Any]):
         for samples in self.read(run, worker, self._listed, together=_TOGETHER):
             for sample in samples:
                 number += 1
-                self._reading = (run, worker, number)
+                self._reading = (run, worker, number, 0)
                 yield sample
 
     def position_after(self, run: Run, batches: int) -> Position:
         """Return the position once ``batches`` of a run were taken; behind the last one, that is
         where the next epoch begins."""
         return self.next_position(run) if batches >= run.num_batches else run.after(batches)
+
+    def own_position(self, run: Run, worker: int, batches: int) -> Position:
+        """Return the position once one worker alone has yielded some batches of a run."""
+        own = run.position.own + batches
+        return replace(run.position, own=own, inside=0, counted=run.deal)
 
     def next_position(self, run: Run) -> Position:
         """Return where the epoch after a run begins."""
@@ -338,6 +356,9 @@ class Streamable(IterableDataset[Any]):
     ) -> dict[str, Any]:
         """Return where the reading of this data set stands, as a small JSON-able value.
 
+        Within a batch, iterating this data set goes on exactly there with as many ranks and
+        workers; a loader, or another topology, begins with that batch.
+
         Args:
             num_samples_yielded: How many samples this rank has been given of the running epoch,
                 where the caller counts them (as LitData asks); by default the data set's own count
@@ -355,10 +376,10 @@ class Streamable(IterableDataset[Any]):
             return self.save_run(run, -(-num_samples_yielded // told.batch_size))
         if self._reading is None:
             return self.save()
-        run, worker, taken = self._reading
+        run, worker, taken, inside = self._reading
         if (info := get_worker_info()) is None:
-            return self.save_run(run, taken)
-        own = replace(run.position, own=run.position.own + taken)
+            return self.save_run(run, taken, inside)
+        own = replace(self.own_position(run, worker, taken), inside=inside)
         return {**run.about, **own.to_json(), "worker": [worker, info.num_workers]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -374,10 +395,13 @@ class Streamable(IterableDataset[Any]):
         about = self._about() if self._pending is None else self._pending[1]
         return {**about, **self._position.to_json()}
 
-    def save_run(self, run: Run, batches: int) -> dict[str, Any]:
-        """Write the position once ``batches`` of a run were taken as a JSON-able state."""
+    def save_run(self, run: Run, batches: int, inside: int = 0) -> dict[str, Any]:
+        """Write the position once ``batches`` of a run, and so many samples of the next batch, were
+        taken as a JSON-able state."""
         position = self.position_after(run, batches)
-        about = run.about if position.legs else self._about()
+        if inside:
+            position = replace(position, inside=inside, counted=run.deal)
+        about = run.about if position.is_begun else self._about()
         return {**about, **position.to_json()}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -394,7 +418,7 @@ class Streamable(IterableDataset[Any]):
         position = Position.from_json(state)
         self.apply_settings(state.get("settings"))
         self.position, self._reading = position, None
-        if position.legs or position.own:
+        if position.is_begun:
             self._pending = self.options(), self._about()
         if "worker" in state:
             worker, workers = state["worker"]
@@ -411,7 +435,7 @@ class Streamable(IterableDataset[Any]):
             raise ConfigError(f"an epoch is a whole number, not {current_epoch!r}")
         if current_epoch < 0:
             raise ConfigError(f"an epoch is a whole number from 0 on, not {current_epoch}")
-        if not self._position.legs and not self._position.own:
+        if not self._position.is_begun:
             self._position = replace(self._position, epoch=current_epoch)
 
     def set_drop_last(self, drop_last: bool | None) -> None:

@@ -175,6 +175,17 @@ class ParallelStreamingDataset(Streamable):
                 run = self.begin(run.readers, at)
         return super().position_after(run, batches)
 
+    def own_position(self, run: Run, worker: int, batches: int) -> Position:
+        """Return the position once one worker alone has yielded some batches of a run."""
+        while self.is_endless:
+            turns = range(run.base + worker, run.base + run.num_batches, run.deal.workers)
+            mine = len(turns) - run.position.own
+            if batches <= mine:
+                break
+            batches -= mine
+            run = self.begin(run.readers, self.next_position(run))
+        return super().own_position(run, worker, batches)
+
     def next_position(self, run: Run) -> Position:
         """Return where the epoch after a run begins."""
         position = run.position

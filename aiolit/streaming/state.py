@@ -14,7 +14,7 @@ from aiolit.plan.order import Deal, Leg
 from aiolit.plan.runs import Runs
 
 VERSION = 1
-_OPTIONAL = ("own", "begun")
+_OPTIONAL = ("own", "begun", "inside")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,21 @@ class Position:
         own: Batches that one worker alone has yielded beyond that; only in a worker's own state.
         begun: Samples of the epochs before, over all ranks; only where epochs follow each other in
             an endless stream (``ParallelStreamingDataset``).
+        inside: Samples taken of the batch that is next.
+        counted: The deal that ``own`` and ``inside`` are counted in.
     """
 
     epoch: int = 1
     legs: tuple[Leg, ...] = ()
     own: int = 0
     begun: int = 0
+    inside: int = 0
+    counted: Deal | None = None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a part of the epoch was read."""
+        return bool(self.legs or self.own or self.inside)
 
     def after(self, deal: Deal, base: int, batches: int) -> Position:
         """Return the position once ``batches`` more were taken.
@@ -45,7 +54,7 @@ class Position:
         if not batches:
             return self
         kept = self.legs[:-1] if base else self.legs
-        return replace(self, legs=(*kept, Leg(deal, base + batches)))
+        return replace(self, legs=(*kept, Leg(deal, base + batches)), inside=0, counted=None)
 
     def next_epoch(self) -> Position:
         return Position(self.epoch + 1)
@@ -55,6 +64,8 @@ class Position:
         legs = [{**asdict(leg.deal), "batches": leg.batches} for leg in self.legs]
         found: dict[str, Any] = {"epoch": self.epoch, "legs": legs}
         found.update({name: getattr(self, name) for name in _OPTIONAL if getattr(self, name)})
+        if self.counted is not None:
+            found["counted"] = asdict(self.counted)
         return found
 
     @classmethod
@@ -65,24 +76,22 @@ class Position:
             StateError: A field is missing or no number.
         """
         try:
-            legs = tuple(
-                Leg(
-                    Deal(
-                        ranks=int(leg["ranks"]),
-                        workers=int(leg["workers"]),
-                        batch_size=int(leg["batch_size"]),
-                        canonical=int(leg["canonical"]),
-                        drop_last=bool(leg["drop_last"]),
-                    ),
-                    int(leg["batches"]),
-                )
-                for leg in value["legs"]
-            )
-            return cls(
-                int(value["epoch"]), legs, int(value.get("own", 0)), int(value.get("begun", 0))
-            )
+            legs = tuple(Leg(_deal(leg), int(leg["batches"])) for leg in value["legs"])
+            optional = {name: int(value.get(name, 0)) for name in _OPTIONAL}
+            counted = _deal(value["counted"]) if "counted" in value else None
+            return cls(int(value["epoch"]), legs, counted=counted, **optional)
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"this is no state of a streaming data set: {error!r}") from error
+
+
+def _deal(value: Mapping[str, Any]) -> Deal:
+    return Deal(
+        ranks=int(value["ranks"]),
+        workers=int(value["workers"]),
+        batch_size=int(value["batch_size"]),
+        canonical=int(value["canonical"]),
+        drop_last=bool(value["drop_last"]),
+    )
 
 
 def fingerprint(index: Index, segments: Runs, loader: Mapping[str, Any]) -> str:
