@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from aiolit.debugger import breakpoint, enable_tracer
     from aiolit.format.encryption import Encryption, FernetEncryption, RSAEncryption
     from aiolit.format.loader import PyTreeLoader, TokensLoader
-    from aiolit.processing.functions import optimize
+    from aiolit.processing.functions import map, merge_datasets, optimize
     from aiolit.processing.sentinel import ALL_DONE
+    from aiolit.processing.walking import walk
+    from aiolit.raw.dataset import StreamingRawDataset
     from aiolit.streaming.combined import CombinedStreamingDataset
     from aiolit.streaming.dataloader import StreamingDataLoader
     from aiolit.streaming.dataset import StreamingDataset
@@ -35,14 +37,18 @@ _HOME = {
     "enable_tracer": "aiolit.debugger",
     "Encryption": "aiolit.format.encryption",
     "FernetEncryption": "aiolit.format.encryption",
+    "map": "aiolit.processing.functions",
+    "merge_datasets": "aiolit.processing.functions",
     "optimize": "aiolit.processing.functions",
     "ParallelStreamingDataset": "aiolit.streaming.parallel",
     "PyTreeLoader": "aiolit.format.loader",
     "RSAEncryption": "aiolit.format.encryption",
     "StreamingDataLoader": "aiolit.streaming.dataloader",
     "StreamingDataset": "aiolit.streaming.dataset",
+    "StreamingRawDataset": "aiolit.raw.dataset",
     "TokensLoader": "aiolit.format.loader",
     "train_test_split": "aiolit.streaming.split",
+    "walk": "aiolit.processing.walking",
 }
 
 __all__ = [
@@ -55,14 +61,18 @@ __all__ = [
     "Encryption",
     "errors",
     "FernetEncryption",
+    "map",
+    "merge_datasets",
     "optimize",
     "ParallelStreamingDataset",
     "PyTreeLoader",
     "RSAEncryption",
     "StreamingDataLoader",
     "StreamingDataset",
+    "StreamingRawDataset",
     "TokensLoader",
     "train_test_split",
+    "walk",
 ]
 
 

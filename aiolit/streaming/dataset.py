@@ -170,6 +170,8 @@ class StreamingDataset(Streamable):
             raise ConfigError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
         self._skips = on_error == "skip"
         self._transforms = _transforms(transform)
+        if item_loader is not None and not _is_loader(item_loader):
+            raise ConfigError(f"item_loader must be an item loader, not {item_loader!r}")
         location = resolve(input_dir, cache_dir)
         folder = location.cache_dir or default_cache_dir()
         options = ReadOptions(
@@ -252,7 +254,7 @@ class StreamingDataset(Streamable):
         """
         return [self.transform(one) for one in read_samples(self.source, *self.places(indices))]
 
-    def transform(self, sample: Any, *args: Any, **kwargs: Any) -> Any:
+    def transform(self, sample: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Change a sample; overridden, or made of the functions given as ``transform``."""
         for function in self._transforms:
             sample = function(sample)
@@ -426,3 +428,7 @@ def _check_flags(*, shuffle: object = False, drop_last: object = None, seed: obj
         raise ConfigError(f"drop_last must be True, False or None, not {drop_last!r}")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise ConfigError(f"seed must be a whole number, not {seed!r}")
+
+
+def _is_loader(value: object) -> bool:
+    return isinstance(value, ItemLoader)

@@ -72,7 +72,7 @@ def resolve(input_dir: str | Path | Dir, cache_dir: str | Path | Dir | None = No
     pattern = None
     if text.endswith(".parquet") and "*" in text.rsplit("/", 1)[-1]:
         text, pattern = text.rsplit("/", 1)
-    folder = None if cache is None else Path(cache).expanduser().absolute()
+    folder = None if cache is None else _cache_folder(cache)
     if text.startswith("local:"):
         path = str(Path(text.removeprefix("local:")).expanduser().absolute())
         return Location(path, False, folder, pattern, True)
@@ -81,6 +81,12 @@ def resolve(input_dir: str | Path | Dir, cache_dir: str | Path | Dir | None = No
     path = str(Path(text).expanduser().absolute())
     direct = not (isinstance(input_dir, Dir) and input_dir.url is not None and folder is not None)
     return Location(path, direct, folder, pattern, True)
+
+
+def _cache_folder(cache: object) -> Path:
+    if not isinstance(cache, str | os.PathLike) or not str(cache):
+        raise ConfigError(f"cache_dir must be a folder, not {cache!r}")
+    return Path(cache).expanduser().absolute()
 
 
 def default_cache_dir() -> Path:

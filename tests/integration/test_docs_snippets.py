@@ -49,16 +49,9 @@ RAW = "StreamingRawDataset comes with the other sources"
 WRITING = "map and merge_datasets come with the writing work"
 PARQUET = "Parquet data sets come with the other sources"
 NOT_YET = {
-    "raw_start": RAW,
-    "raw_usage": RAW,
-    "raw_grouping": RAW,
-    "raw_recompute_index": RAW,
     "hf_stream": PARQUET,
     "hf_index": PARQUET,
     "hf_workflow": PARQUET,
-    "map_resize": WRITING,
-    "map_resize_to_s3": WRITING,
-    "merge": WRITING,
     "parquet_index": PARQUET,
     "parquet_stream": PARQUET,
     "distributed_optimize": "num_nodes runs on Ray, which comes with the writing work",

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Transform datasets: resize and crop a large image dataset, without a guard."""
 
 import os

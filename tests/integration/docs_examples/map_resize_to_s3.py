@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Parallelize data transformations (map): a local folder to S3, without a guard."""
 
 import os

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Merge datasets."""
 
 import numpy as np

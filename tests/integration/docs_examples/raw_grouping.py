@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Stream raw datasets: pairs of files by overriding setup."""
 
 from typing import Union

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Smart index caching: force a rebuild."""
 
 from aiolit import StreamingRawDataset

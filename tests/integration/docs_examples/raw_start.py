@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Quick start, option 1: start immediately with existing data."""
 
 from aiolit import StreamingRawDataset

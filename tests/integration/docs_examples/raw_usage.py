@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Stream raw datasets from cloud storage."""
 
 from aiolit import StreamingRawDataset
