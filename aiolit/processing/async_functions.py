@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from time import perf_counter
 from types import TracebackType
@@ -17,16 +17,20 @@ from aiolit.errors import ConfigError
 from aiolit.format.encryption import Encryption
 from aiolit.format.loader import ItemLoader, SampleEncoder
 from aiolit.format.serializers import Serializer, SerializerRegistry
-from aiolit.processing.arguments import OptimizeArguments, OutputArguments
+from aiolit.processing.arguments import MapArguments, OptimizeArguments, OutputArguments
 from aiolit.processing.failure import plain_errors
 from aiolit.processing.functions import pickle_warning
 from aiolit.processing.job import run_optimize
-from aiolit.processing.planning import plan_optimize
+from aiolit.processing.key_order import reorder
+from aiolit.processing.mapping import run_map
+from aiolit.processing.merge import check_merge, merge
+from aiolit.processing.planning import plan_map, plan_optimize
 from aiolit.processing.protocol import Bytes, Schema
-from aiolit.processing.summary import Summary
+from aiolit.processing.summary import MapSummary, Summary
+from aiolit.processing.walking import open_walk as walk
 from aiolit.processing.writer import DatasetWriter, open_writer
 
-__all__ = ["Writer", "optimize"]
+__all__ = ["Writer", "map", "merge_datasets", "optimize", "walk"]
 
 _FLUSH_BYTES = 1 << 20
 _FLUSH_SAMPLES = 1024
@@ -121,6 +125,83 @@ async def optimize(
     return summary
 
 
+async def map(
+    fn: Callable[..., Any],
+    inputs: Any,
+    output_dir: Any,
+    input_dir: Any = None,
+    weights: list[int] | None = None,
+    num_workers: int | None = None,
+    fast_dev_run: bool | int = False,
+    num_nodes: int | None = None,
+    machine: Any = None,
+    num_downloaders: int | None = None,
+    num_uploaders: int | None = None,
+    reorder_files: bool = True,
+    error_when_not_empty: bool = False,
+    reader: Any = None,
+    batch_size: int | None = None,
+    start_method: str | None = None,
+    optimize_dns: bool | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    keep_data_ordered: bool | None = True,
+    *,
+    verbose: bool = True,
+    on_error: Any = "raise",
+    max_retries: int = 0,
+    concurrency: int = 64,
+    timeout: float | None = None,  # noqa: ASYNC109  of the source's silence, not of the call
+    session_options: Mapping[str, Any] | None = None,
+) -> MapSummary:
+    """Do what ``aiolit.map`` does, on the caller's loop.
+
+    Cancelling the call ends the job as Ctrl-C does.
+    """
+    arguments = MapArguments(
+        fn=fn,
+        inputs=inputs,
+        queue=None,
+        output_dir=output_dir,
+        input_dir=input_dir,
+        weights=weights,
+        num_workers=num_workers,
+        fast_dev_run=fast_dev_run,
+        num_nodes=num_nodes,
+        machine=machine,
+        num_downloaders=num_downloaders,
+        num_uploaders=num_uploaders,
+        reorder_files=reorder_files,
+        error_when_not_empty=error_when_not_empty,
+        reader=reader,
+        batch_size=batch_size,
+        start_method=start_method,
+        storage_options=storage_options,
+        session_options=session_options,
+        keep_data_ordered=False,
+        verbose=verbose,
+        on_error=on_error,
+        max_retries=max_retries,
+        concurrency=concurrency,
+        timeout=timeout,
+    )
+    plan = plan_map(arguments, on_loop=True)
+    with plain_errors():
+        return await run_map(plan.job)
+
+
+async def merge_datasets(
+    input_dirs: Sequence[Any],
+    output_dir: Any,
+    max_workers: int | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    session_options: Mapping[str, Any] | None = None,
+) -> Summary:
+    """Do what ``aiolit.merge_datasets`` does, on the caller's loop."""
+    job = check_merge(input_dirs, output_dir, max_workers, storage_options, session_options)
+    return await merge(job)
+
+
 class Writer:
     """A data set that is written sample by sample, by one event loop.
 
@@ -187,6 +268,7 @@ class Writer:
         self._writer: DatasetWriter | None = None
         self._encoder: SampleEncoder | None = None
         self._summary: Summary | None = None
+        self._order: list[int] | None = None
         self._started = 0.0
         self._taken = 0
         self._turn = asyncio.Lock()
@@ -226,7 +308,7 @@ class Writer:
         item = self._encoder.encode(sample)
         if not self._taken:
             schema = Schema(tuple(self._encoder.data_format), self._encoder.data_spec)
-            self._writer.target.agree(schema, source="the first sample put")
+            self._order = self._writer.target.agree(schema, source="the first sample put")
         self._taken += 1
         self._sizes.append(item.nbytes)
         if item.dim is not None:
@@ -240,6 +322,8 @@ class Writer:
         sizes = np.frombuffer(self._sizes, dtype=np.int64)
         dims = np.frombuffer(self._dims, dtype=np.int64) if self._dims else None
         data = memoryview(b"".join(self._parts))
+        if self._order is not None:
+            data = reorder(sizes, data, self._order)
         self._clear()
         async with self._turn:  # first come, first served: the order of the calls
             await writer.add(sizes, data, dims)

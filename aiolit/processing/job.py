@@ -16,6 +16,7 @@ from aiolit.options import OutputOptions, WorkOptions
 from aiolit.processing.collector import Arrival, Collector, Sink
 from aiolit.processing.failure import FunctionFailedError, restore
 from aiolit.processing.journal import Progress
+from aiolit.processing.key_order import reorder
 from aiolit.processing.progress import ProgressBar
 from aiolit.processing.protocol import Failure, Piece
 from aiolit.processing.runs import RunSizer
@@ -177,11 +178,14 @@ async def work_through(
 
 def _sink(writer: DatasetWriter) -> Sink:
     async def write(arrival: Arrival, piece: Piece) -> None:
+        data = piece.data
         if arrival.schema is not None and len(piece.sizes):
-            writer.target.agree(arrival.schema, source=arrival.source)
+            order = writer.target.agree(arrival.schema, source=arrival.source)
+            if order is not None:
+                data = reorder(piece.sizes, data, order)
         writer.trace(arrival.first, arrival.meta.counts, complete=arrival.meta.complete)
         if len(piece.sizes):
-            await writer.add(piece.sizes, piece.data, piece.dims)
+            await writer.add(piece.sizes, data, piece.dims)
 
     return write
 

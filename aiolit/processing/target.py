@@ -23,6 +23,7 @@ from aiolit.format.index import dump_index, parse_index
 from aiolit.format.tree import TreeSpec
 from aiolit.options import Mode
 from aiolit.processing.journal import FOLDER, JOB_KEY, Covered, Progress, Record, record_key
+from aiolit.processing.key_order import leaf_order
 from aiolit.processing.protocol import Schema
 from aiolit.store.base import Store
 from aiolit.store.local import LocalStore
@@ -135,16 +136,31 @@ class Target:
             self.schema = Schema(old.data_format, old.data_spec)
             self.schema_source = "the data set there"
 
-    def agree(self, schema: Schema, *, source: str) -> None:
+    def agree(self, schema: Schema, *, source: str) -> list[int] | None:
         """Take the schema of a worker; the first one counts.
+
+        Returns:
+            None; or, where only the order of dict keys differs, the order of leaves that turns
+            samples of ``schema`` into ones like the first.
 
         Raises:
             SchemaError: It differs from the first one.
         """
         if self.schema is None:
             self.schema, self.schema_source = schema, source
-        elif schema is not self.schema:
+        if schema == self.schema:
+            return None
+        order = leaf_order(self.schema, schema)
+        if order is None or not self._can_reorder:
             check_same_schema(self.schema, schema, before=self.schema_source, now=source)
+        return order
+
+    @property
+    def _can_reorder(self) -> bool:
+        """Whether the leaves of an encoded sample can be told apart."""
+        cipher = self.config.encryption
+        plain = cipher is None or cipher.level != "sample"
+        return plain and loader_name(self.config) == "PyTreeLoader"
 
     async def load_progress(self, job: Mapping[str, Any]) -> Progress:
         """Return what earlier attempts at the same job have finished.

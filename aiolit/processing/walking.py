@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aiolit.errors import DatasetNotFoundError
+from aiolit.options import positive
 from aiolit.runtime.groups import single_error
 from aiolit.runtime.portal import portal
 from aiolit.store.connect import is_remote, join, local_path, open_store
@@ -22,12 +23,19 @@ _MAX_WORKERS = 16
 _AHEAD = 1024
 
 
-class WalkStream:
-    """Entries as they are found; `take` returns all that are there, none at the end."""
+class WalkStream(AsyncIterator[Entry]):
+    """Entries as they are found, one by one or, with `take`, all that are there."""
 
     def __init__(self) -> None:
         self._found: asyncio.Queue[Entry | None] = asyncio.Queue(_AHEAD)
         self._ended = False
+
+    async def __anext__(self) -> Entry:
+        entry = None if self._ended else await self._found.get()
+        if entry is None:
+            self._ended = True
+            raise StopAsyncIteration
+        return entry
 
     async def put(self, entry: Entry | None) -> None:
         """Add an entry; None ends the stream."""
@@ -47,22 +55,32 @@ class WalkStream:
 
 @asynccontextmanager
 async def open_walk(
-    folder: str,
+    folder: Any,
+    max_workers: int | None = None,
     *,
-    max_workers: int = _MAX_WORKERS,
     storage_options: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[WalkStream]:
-    """Open the listing of a folder and all folders below it.
+    """Open the listing of a folder and all folders below it: ``async for entry in stream``.
 
-    Leaving the block ends the listing.
+    Entries are those of `walk`. Leaving the block ends the listing.
+
+    Args:
+        folder: Where to begin: a path or a URL of any store.
+        max_workers: Folders listed at once.
+        storage_options: Options of the store's client.
+
+    Raises:
+        DatasetNotFoundError: There is no such folder.
     """
     stream = WalkStream()
+    folder = os.fspath(folder)
+    workers = _MAX_WORKERS if max_workers is None else positive(max_workers, name="max_workers")
 
     async def list_all() -> None:
         if is_remote(folder):
             await _walk_store(folder, stream, storage_options)
         else:
-            await _walk_local(str(local_path(folder)), stream, max_workers)
+            await _walk_local(str(local_path(folder)), stream, workers)
         await stream.put(None)
 
     with single_error():
@@ -146,9 +164,7 @@ def walk(
         DatasetNotFoundError: There is no such folder.
     """
     gate = portal()
-    context = open_walk(
-        os.fspath(folder), max_workers=max_workers or _MAX_WORKERS, storage_options=storage_options
-    )
+    context = open_walk(folder, max_workers, storage_options=storage_options)
     with gate.wrap_async_context_manager(context) as stream:
         while block := gate.call(stream.take):
             yield from block

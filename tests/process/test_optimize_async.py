@@ -21,6 +21,7 @@ from aiolit.errors import ConfigError, ProducerError, SchemaError
 from aiolit.format.index import parse_index
 from aiolit.format.loader import PyTreeLoader
 from aiolit.format.serializers import SerializerRegistry
+from aiolit.processing import async_functions as aio
 from aiolit.processing.async_functions import Writer
 from aiolit.processing.async_functions import optimize as async_optimize
 from aiolit.processing.functions import optimize
@@ -36,6 +37,10 @@ def read(folder: Path) -> list[Any]:
         reader = loader.open(data, chunk, chunk.filename)
         samples += [reader.sample(number) for number in range(chunk.num_items)]
     return samples
+
+
+def files(folder: Path) -> list[Path]:
+    return list(folder.rglob("*.*"))
 
 
 async def late_first(index: int) -> int:
@@ -114,7 +119,7 @@ class TestAsyncFunctions:
                 fails, range(100), tmp_path / "out", chunk_size=5, num_workers=2, verbose=False
             )
         assert "while working on input 30: 30" in "".join(caught.value.__notes__)
-        assert not list(tmp_path.rglob("*.*"))
+        assert files(tmp_path) == []
 
     def test_skip(self, tmp_path: Path) -> None:
         async def fails(index: int) -> int:
@@ -243,9 +248,7 @@ class TestAsyncCallers:
             )
 
     async def test_cancelling_ends_the_job(self, tmp_path: Path) -> None:
-        inputs: asyncio.Queue[Any] = asyncio.Queue()
-        for i in range(100):
-            inputs.put_nowait(i)
+        inputs: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)
         async with asyncio.TaskGroup() as group:
             job = group.create_task(
                 async_optimize(
@@ -257,11 +260,11 @@ class TestAsyncCallers:
                     verbose=False,
                 )
             )
-            while not inputs.empty():
-                await asyncio.sleep(0)
+            for i in range(100):
+                await inputs.put(i)
             job.cancel()
         assert psutil.Process().children() == []
-        assert not list(tmp_path.rglob("*.*"))
+        assert files(tmp_path) == []
 
     async def test_errors_pass_unchanged(self, tmp_path: Path) -> None:
         with pytest.raises(ZeroDivisionError):
@@ -273,6 +276,23 @@ class TestAsyncCallers:
                 num_workers=1,
                 verbose=False,
             )
+
+    async def test_map_merge_walk(self, tmp_path: Path) -> None:
+        def number(index: int, output_dir: str) -> None:
+            Path(output_dir, f"{index}.txt").write_text(f"{index}")
+
+        made = await aio.map(number, range(5), tmp_path / "map", num_workers=1, verbose=False)
+        assert len(made.files) == 5
+        for name in "ab":
+            async with aio.Writer(tmp_path / name, chunk_size=4) as writer:
+                for i in range(6):
+                    await writer.put(i)
+        merged = await aio.merge_datasets([tmp_path / "a", tmp_path / "b"], tmp_path / "ab")
+        assert merged.samples == 12
+        assert read(tmp_path / "ab") == [*range(6), *range(6)]
+        async with aio.walk(tmp_path) as entries:
+            found = {Path(folder).name: names async for folder, _, names in entries}
+        assert found["map"] == [f"{i}.txt" for i in range(5)]
 
 
 class TestWriter:
@@ -306,13 +326,22 @@ class TestWriter:
                     await writer.put(i)
         assert read(tmp_path / "out") == list(range(20))
 
+    async def test_append_with_keys_in_another_order(self, tmp_path: Path) -> None:
+        for sample in ({"a": 1, "b": "x"}, {"b": "y", "a": 2}):
+            async with Writer(tmp_path / "out", chunk_size=4, mode="append") as writer:
+                await writer.put(sample)
+        assert read(tmp_path / "out") == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
+
     async def test_an_error_writes_nothing(self, tmp_path: Path) -> None:
-        with pytest.raises(LookupError):
+        async def interrupted() -> None:
             async with Writer(tmp_path / "out", chunk_size=10) as writer:
                 for i in range(5000):
                     await writer.put(i)
                 raise LookupError
-        assert not list(tmp_path.rglob("*.*"))
+
+        with pytest.raises(LookupError):
+            await interrupted()
+        assert files(tmp_path) == []
 
     async def test_a_sample_that_does_not_fit_is_not_taken(self, tmp_path: Path) -> None:
         async with Writer(tmp_path / "out", chunk_size=10) as writer:
@@ -388,7 +417,7 @@ class TestQueues:
             )
         producer.join()
         queue.close()
-        assert not list(tmp_path.rglob("*.*"))
+        assert files(tmp_path) == []
 
     def test_a_producer_in_this_process(self, tmp_path: Path) -> None:
         queue: Any = multiprocessing.get_context("spawn").Queue()

@@ -238,6 +238,25 @@ def test_compression(options: Options, tmp_path: Path) -> None:
         assert path.read_bytes()[:4] == b"\x28\xb5\x2f\xfd"
 
 
+def shuffled_keys(index: int) -> dict[str, Any]:
+    items = [("a", index), ("b", f"{index}"), ("deep", {"x": index / 2, "y": [index, "z"]})]
+    random.Random(index).shuffle(items)
+    made = dict(items)
+    if index % 3:
+        made["deep"] = dict(reversed(made["deep"].items()))  # type: ignore[attr-defined]
+    return made
+
+
+def test_the_order_of_keys_is_that_of_the_first_sample(tmp_path: Path) -> None:
+    """Each worker meets another first sample; the data set is the same."""
+    for num_workers in (1, 3):
+        write(shuffled_keys, range(100), tmp_path / str(num_workers), num_workers=num_workers)
+    assert digest(tmp_path / "1") == digest(tmp_path / "3")
+    samples = read(tmp_path / "3")
+    assert samples == [shuffled_keys(i) for i in range(100)]
+    assert {tuple(sample) for sample in samples} == {tuple(shuffled_keys(0))}
+
+
 class TestModes:
     def test_a_data_set_that_is_there_is_refused(self, tmp_path: Path) -> None:
         write(lambda i: i, range(10), tmp_path / "out")
