@@ -59,7 +59,7 @@ class MemoryCache:
         """
         while (entry := self._entries.get(name)) is not None:
             await entry.ready.wait()
-            if not entry.failed:
+            if self._entries.get(name) is entry:  # neither failed nor dropped again since
                 self._entries.move_to_end(name)
                 return MemoryLease(self, entry), False
         if not self._make_room(nbytes):
@@ -90,7 +90,8 @@ class MemoryCache:
 
     def lookup(self, name: str, nbytes: int | None = None) -> MemoryLease | None:
         """Return a lease on finished bytes, or None."""
-        return MemoryLease(self, self._entries[name]) if self.holds(name) else None
+        entry = self._entries.get(name)
+        return None if entry is None or not entry.ready.is_set() else MemoryLease(self, entry)
 
     def reclaim(self) -> None:
         """Nothing outlives its process here."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aiolit.cache.base import ChunkHolder, Leased, close_lease
+from aiolit.cache.base import ChunkHolder, Fill, Leased, close_lease
 from aiolit.errors import AiolitError, ObjectChangedError, ObjectNotFoundError
 from aiolit.format.checksum import join_offsets, parse_records, record_range, verify_blocks
 from aiolit.format.checksum_stream import covering_range, stream_crc_range, verify_stream
@@ -45,7 +45,9 @@ from aiolit.store.base import Store
 
 Check = Callable[[memoryview, int], None]
 
-_PART_BYTES = 8 << 20  # a chunk is fetched in parallel parts of this size
+_PART_BYTES = 4 << 20  # a chunk is fetched in parallel parts of this size
+_PARTS = 16  # so many at once, in the order in which their pieces are needed
+_SPARE_BYTES = 256 << 20  # pieces kept in memory where the cache has no room, by each process
 _GAP_BYTES = 64 << 10  # bytes fetched for nothing rather than asking twice
 _SPAN_BYTES = 8 << 20  # merged ranges do not grow beyond this
 
@@ -104,12 +106,18 @@ class ChunkFetcher:
         self._store, self._index, self._loader = store, index, loader
         self._cache, self._stats = cache, stats
         self._ranged: dict[int, bool] = {}
+        # First come, first served: parts of the chunks needed first do not share the line with
+        # those of chunks that are needed much later.
+        self._line = asyncio.Semaphore(_PARTS)
+        self._spare = _SPARE_BYTES
 
     async def open_piece(self, piece: Piece) -> Held | None:
         """Open a piece, fetching what the cache does not hold.
 
+        Where the cache has no room now, some pieces are kept in memory instead.
+
         Returns:
-            None where the cache has no room for it now and it can be read by range instead.
+            None where that is full too, and the samples can be read by range.
 
         Raises:
             AiolitError: The chunk cannot be fetched, or its bytes are not what was written.
@@ -117,14 +125,14 @@ class ChunkFetcher:
         number, chunk = piece.chunk, self._index.chunks[piece.chunk]
         name = plain_name(chunk, self._index.config)
         if self._cache.holds(name) or not await self._by_range(number, chunk):
-            return await self._open_whole(number, chunk)
+            return await self._open_whole(number, chunk, spare=True)
         if piece.samples is not None:
             found = await self._open_some(number, sorted(set(piece.samples)))
             readers = {sample: held.reader for sample, held in found.items()}
             return Held(PickReader(readers), partial(_close, list(found.values())))
         there = await in_thread(partial(self._cache.parts, name))
         if not there and piece.stop - piece.start == self._loader.num_samples(chunk):
-            return await self._open_whole(number, chunk)
+            return await self._open_whole(number, chunk, spare=True)
         return await self._open_part(chunk, piece.start, piece.stop, there)
 
     async def open_samples(
@@ -217,11 +225,14 @@ class ChunkFetcher:
             self._ranged[number] = known
         return self._ranged[number]
 
-    async def _open_whole(self, number: int, chunk: ChunkInfo) -> Held | None:
+    async def _open_whole(
+        self, number: int, chunk: ChunkInfo, *, spare: bool = False
+    ) -> Held | None:
         name = plain_name(chunk, self._index.config)
-        found = await self._cache.get(
-            name, chunk.nbytes, lambda target: self._fill_whole(chunk, target)
-        )
+        fill = partial(self._fill_whole, chunk)
+        found = await self._cache.get(name, chunk.nbytes, fill)
+        if found is None and spare:
+            found = await self._in_memory(chunk.nbytes, fill)
         if found is None:
             if await self._by_range(number, chunk):
                 return None
@@ -273,7 +284,9 @@ class ChunkFetcher:
                 if place.offsets is not None:
                     target[:table] = place.offsets.astype("<u4").tobytes()
 
-            found = await self._cache.get(name, table + place.end - place.base, fill)
+            nbytes = table + place.end - place.base
+            found = await self._cache.get(name, nbytes, fill)
+            found = found or await self._in_memory(nbytes, fill)
             if found is None:
                 return None
             lease = found[0]
@@ -284,6 +297,15 @@ class ChunkFetcher:
             base = int(offsets[0]) if offsets is not None else (borders or (0, 0))[0]
             reader = self._reader(chunk, Items(lease.data[table:], base, start, offsets))
         return Held(reader, lambda spent: lease.close(spent=spent))
+
+    async def _in_memory(self, nbytes: int, fill: Fill) -> tuple[Leased, bool] | None:
+        """Fetch into memory what the cache has no room for; None where that would be too much."""
+        if nbytes > self._spare:
+            return None
+        lease = _Spare(self, nbytes)
+        with _closed_on_error(lease):
+            await fill(lease.data)
+        return lease, True
 
     def _borders(self, chunk: ChunkInfo, start: int, stop: int) -> tuple[int, int] | None:
         """Return the bytes to fetch for samples where the index alone tells; whole CRC runs."""
@@ -377,7 +399,7 @@ class ChunkFetcher:
         with single_error():
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._store.read_into(key, start + lo, target[lo:hi]))
+                    group.create_task(self._read_part(key, start + lo, target[lo:hi]))
                     for lo, hi in parts
                 ]
         self._stats.bytes_fetched += len(target)
@@ -385,6 +407,10 @@ class ChunkFetcher:
         if len({task.result() for task in tasks}) > 1:
             url = self._store.object_url(key)
             raise ObjectChangedError(f"{url} was replaced while it was read", url=url)
+
+    async def _read_part(self, key: str, start: int, target: memoryview) -> str | None:
+        async with self._line:
+            return await self._store.read_into(key, start, target)
 
     async def _get(self, key: str, start: int, end: int) -> bytes:
         self._stats.bytes_fetched += end - start
@@ -401,6 +427,20 @@ class ChunkFetcher:
 
     def _url(self, chunk: ChunkInfo) -> str:
         return self._store.object_url(stored_name(chunk, self._index.config))
+
+
+class _Spare:
+    """Bytes in memory, counted as long as they are leased; used on the fetcher's loop."""
+
+    def __init__(self, fetcher: ChunkFetcher, nbytes: int) -> None:
+        self._fetcher, self._nbytes = fetcher, nbytes
+        fetcher._spare -= nbytes
+        self.data = memoryview(bytearray(nbytes))
+
+    def close(self, *, spent: bool = False) -> None:
+        """Let the bytes go."""
+        self._fetcher._spare += self._nbytes
+        self._nbytes, self.data = 0, memoryview(b"")
 
 
 class SplitReader(SampleReader):
