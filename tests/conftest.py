@@ -21,9 +21,8 @@ from typing import Any, Protocol
 import pytest
 from hypothesis import HealthCheck, settings
 
-from aiolit.format.assemble import assemble
-from aiolit.format.index import dump_index
 from aiolit.runtime.portal import portal
+from aiolit.testing import datasets
 
 # Variables that would make a test depend on whose machine it runs on.
 SCRUBBED = (
@@ -235,13 +234,7 @@ def write_dataset(tmp_path: Path) -> WriteDataset:
     def write(
         samples: Iterable[Any], *, chunk_size: int, name: str = "data", **options: Any
     ) -> Path:
-        folder = tmp_path / name
-        folder.mkdir(parents=True)
-        index, files = assemble(samples, chunk_size=chunk_size, **options)
-        for filename, content in files.items():
-            (folder / filename).write_bytes(content)
-        (folder / "index.json").write_bytes(dump_index(index))
-        return folder
+        return datasets.write_dataset(tmp_path / name, samples, chunk_size=chunk_size, **options)
 
     return write
 

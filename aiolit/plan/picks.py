@@ -53,6 +53,10 @@ class Picks:
     Args:
         counts: How many picks of each member the lane has.
         words: The key of its permutations.
+
+    Attributes:
+        length: How many picks there are.
+        block: How many picks a block has.
     """
 
     def __init__(self, counts: Sequence[int], words: tuple[int, ...]) -> None:
@@ -61,17 +65,17 @@ class Picks:
         self.length = int(self.counts.sum())
         self._rare = self.counts * _LARGEST < self.length
         self._edges = np.concatenate(([0], np.cumsum(np.where(self._rare, 0, self.counts))))
-        self._block = _BLOCK
+        self.block = _BLOCK
         if self.length:
             common = self.counts[(self.counts > 0) & ~self._rare]
             spread = -(-self.length // int(common.min())) + int(self._rare.sum())
-            self._block = max(_BLOCK, spread)
+            self.block = max(_BLOCK, spread)
         self._kept: tuple[int, Ints] = (-1, np.zeros(0, np.int64))
 
     def upto(self, position: int) -> Ints:
         """Return how many of the first ``position`` picks are of each member."""
-        block, inside = divmod(position, self._block)
-        found = self._at(block * self._block)
+        block, inside = divmod(position, self.block)
+        found = self._at(block * self.block)
         if inside:
             found = found + np.bincount(self._of_block(block)[:inside], minlength=len(self.counts))
         return found
@@ -79,9 +83,9 @@ class Picks:
     def take(self, position: int, count: int) -> Ints:
         """Return the members of ``count`` picks from ``position`` on."""
         end = position + count
-        blocks = range(position // self._block, -(-end // self._block))
+        blocks = range(position // self.block, -(-end // self.block))
         found = np.concatenate([np.zeros(0, np.int64), *map(self._of_block, blocks)])
-        begin = position - position // self._block * self._block
+        begin = position - position // self.block * self.block
         return found[begin : begin + count]
 
     def _at(self, position: int) -> Ints:
@@ -96,8 +100,8 @@ class Picks:
 
     def _of_block(self, block: int) -> Ints:
         if self._kept[0] != block:
-            begin = block * self._block
-            counts = self._at(begin + self._block) - self._at(begin)
+            begin = block * self.block
+            counts = self._at(begin + self.block) - self._at(begin)
             members = np.repeat(np.arange(len(counts)), counts)
             order = permutation(len(members), _PICK_ORDER, *self._words, block)
             self._kept = block, members[order]
