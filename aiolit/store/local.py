@@ -20,7 +20,7 @@ from aiolit.errors import (
     StoreError,
 )
 from aiolit.store.base import Buffer, ByteStream, Data, ObjectInfo, Store, buffers, check_range
-from aiolit.store.threads import run_in_thread
+from aiolit.store.threads import open_in_thread, run_in_thread
 from aiolit.store.upload import Upload
 
 _PIECE_NBYTES = 1 << 20
@@ -120,7 +120,7 @@ class LocalStore(Store):
     ) -> AsyncIterator[ByteStream]:
         path = self.file_path(key)
         with self._mapped(key):
-            fd = await run_in_thread(_open_file, path)
+            fd = await open_in_thread(lambda: _open_file(path), os.close)
         try:
             self._check_version(fd, key, etag)
             yield _FileStream(fd, start)
@@ -178,7 +178,7 @@ class LocalStore(Store):
 
     async def put_file(self, key: str, path: str | Path) -> None:
         """Copy the file into the folder; it shows when it is whole."""
-        source = await run_in_thread(_open_file, Path(path))
+        source = await open_in_thread(lambda: _open_file(Path(path)), os.close)
         try:
             async with self._writing(key) as upload:
                 while await upload.append_from(source):
@@ -205,7 +205,7 @@ class LocalStore(Store):
     async def open_upload(self, key: str, *, nbytes: int | None = None) -> _LocalUpload:
         path = self.file_path(key)
         with self._mapped(key):
-            fd, unfinished = await run_in_thread(_begin_file, path)
+            fd, unfinished = await open_in_thread(lambda: _begin_file(path), _forget_file)
         return _LocalUpload(fd, unfinished, path, lambda: self._mapped(key))
 
     async def copy(self, src: str, dst: str) -> None:
@@ -347,6 +347,13 @@ def _begin_file(path: Path) -> tuple[int, Path]:
     unfinished = path.parent / f".{secrets.token_hex(8)}{_UNFINISHED}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     return os.open(unfinished, flags, 0o666), unfinished
+
+
+def _forget_file(begun: tuple[int, Path]) -> None:
+    """Remove an unfinished file that nobody will finish."""
+    fd, unfinished = begun
+    os.close(fd)
+    unfinished.unlink(missing_ok=True)
 
 
 def _write_file(path: Path, parts: list[memoryview], if_absent: bool) -> None:

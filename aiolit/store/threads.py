@@ -33,6 +33,26 @@ async def run_in_thread(func: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
         raise
 
 
+async def open_in_thread(func: Callable[[], T], undo: Callable[[T], object]) -> T:
+    """Run ``func``, which opens or makes something, in a thread of the loop's executor.
+
+    Where the call is cancelled while the thread is at it, nobody would ever close what it opened:
+    that is handed to ``undo``.
+    """
+    opened: list[T] = []
+
+    def work() -> T:
+        opened.append(func())
+        return opened[0]
+
+    try:
+        return await run_in_thread(work)
+    except asyncio.CancelledError:
+        for each in opened:
+            undo(each)
+        raise
+
+
 async def _settled(future: asyncio.Future[T]) -> None:
     """Wait for the future, however often the waiter is cancelled, and look at its error."""
     while not future.done():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from aiolit.errors import StoreError
 from aiolit.store.groups import single_error
-from aiolit.store.threads import run_in_thread
+from aiolit.store.threads import open_in_thread, run_in_thread
 
 if TYPE_CHECKING:
     # base's Store has put_file, which is made of this module.
@@ -62,7 +62,7 @@ async def upload_file(store: Store, key: str, path: Path) -> None:
     if nbytes <= SINGLE_PUT_NBYTES:
         await store.put(key, await run_in_thread(path.read_bytes))
         return
-    fd = await run_in_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = await open_in_thread(lambda: os.open(path, os.O_RDONLY | os.O_CLOEXEC), os.close)
     try:
         async with _begun(store, key, nbytes) as upload:
             size = upload.part_nbytes
