@@ -30,7 +30,7 @@ from aiolit.processing.supervisor import Crew, Job
 from aiolit.processing.weights import WeightedSizer
 from aiolit.processing.writer import DatasetWriter, Layout, open_writer
 
-__all__ = ["OptimizeJob", "Report", "run_optimize", "work_through"]
+__all__ = ["OptimizeJob", "Report", "closing_source", "run_optimize", "work_through"]
 
 
 @dataclass(slots=True)
@@ -56,7 +56,8 @@ class OptimizeJob:
 
 
 @asynccontextmanager
-async def _closing(source: InputSource) -> AsyncIterator[None]:
+async def closing_source(source: InputSource) -> AsyncIterator[None]:
+    """Close a source at the end of the block."""
     try:
         yield
     finally:
@@ -117,7 +118,7 @@ async def work_through(
 
     The sink is called with one piece at a time, in input order where ``work.ordered``. With
     ``whole_shares`` each worker gets one run. No process and no file is left behind, however it
-    ends.
+    ends; the caller closes the source.
 
     Raises:
         FunctionFailedError: The function failed; holds the user's exception.
@@ -141,7 +142,7 @@ async def work_through(
         report.skipped.append(SkippedInput(failure.index, failure.shown, failure.error.summary))
 
     with ProgressBar(total=source.total, initial=done, label=label, shown=work.verbose) as bar:
-        async with _closing(source), _spool() as spool:
+        async with _spool() as spool:
             collector = Collector(
                 sink,
                 spool,
@@ -208,7 +209,11 @@ async def run_optimize(job: OptimizeJob) -> tuple[Summary, tuple[str, ...]]:
         concurrency=job.work.concurrency,
     )
     same = {"inputs": job.source.total, "keep_data_ordered": job.work.ordered}
-    async with open_writer(job.layout, job.output, job=same) as writer:
+    # The source is closed whatever fails first: somebody may be waiting to bring it inputs.
+    async with (
+        closing_source(job.source),
+        open_writer(job.layout, job.output, job=same) as writer,
+    ):
         report = await work_through(
             setup,
             job.source,

@@ -17,7 +17,7 @@ from typing import Any
 from aiolit.errors import ConfigError
 from aiolit.options import OutputOptions, WorkOptions
 from aiolit.processing.collector import Arrival
-from aiolit.processing.job import work_through
+from aiolit.processing.job import closing_source, work_through
 from aiolit.processing.map_call import AsyncMapCall, FilesLoader, MapCall, Wants
 from aiolit.processing.protocol import Piece
 from aiolit.processing.setup import Setup, is_async_function
@@ -65,11 +65,12 @@ async def run_map(job: MapJob) -> MapSummary:
     started = perf_counter()
     options = job.output
     stored = _Stored()
-    async with open_store(
+    opened = open_store(
         options.url,
         storage_options=options.storage_options,
         session_options=options.session_options,
-    ) as store:
+    )
+    async with closing_source(job.source), opened as store:
         if job.error_when_not_empty:
             await _refuse_content(store)
         async with _work_folder(store) as folder:

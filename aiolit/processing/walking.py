@@ -24,32 +24,43 @@ _AHEAD = 1024
 
 
 class WalkStream(AsyncIterator[Entry]):
-    """Entries as they are found, one by one or, with `take`, all that are there."""
+    """Entries as they are found, one by one or, with `take`, all that are there.
+
+    A failure of the listing is raised behind the entries that were found before it.
+    """
 
     def __init__(self) -> None:
         self._found: asyncio.Queue[Entry | None] = asyncio.Queue(_AHEAD)
+        self._failure: Exception | None = None
         self._ended = False
 
     async def __anext__(self) -> Entry:
         entry = None if self._ended else await self._found.get()
-        if entry is None:
-            self._ended = True
-            raise StopAsyncIteration
-        return entry
+        if entry is not None:
+            return entry
+        self._ended = True
+        if self._failure is not None:
+            raise self._failure
+        raise StopAsyncIteration
 
-    async def put(self, entry: Entry | None) -> None:
-        """Add an entry; None ends the stream."""
+    async def put(self, entry: Entry) -> None:
+        """Add an entry."""
         await self._found.put(entry)
+
+    async def end(self, failure: Exception | None = None) -> None:
+        """End the stream."""
+        self._failure = failure
+        await self._found.put(None)
 
     async def take(self) -> list[Entry]:
         """Return the next entries, at least one; none at the end."""
         block: list[Entry] = []
-        while not self._ended and (not block or not self._found.empty()):
-            entry = await self._found.get()
-            if entry is None:
-                self._ended = True
-            else:
-                block.append(entry)
+        try:
+            block.append(await anext(self))
+            while not self._found.empty():
+                block.append(await anext(self))
+        except StopAsyncIteration:
+            return block
         return block
 
 
@@ -77,11 +88,16 @@ async def open_walk(
     workers = _MAX_WORKERS if max_workers is None else positive(max_workers, name="max_workers")
 
     async def list_all() -> None:
-        if is_remote(folder):
-            await _walk_store(folder, stream, storage_options)
+        try:
+            with single_error():
+                if is_remote(folder):
+                    await _walk_store(folder, stream, storage_options)
+                else:
+                    await _walk_local(str(local_path(folder)), stream, workers)
+        except Exception as error:  # noqa: BLE001  raised to whoever reads the stream
+            await stream.end(error)
         else:
-            await _walk_local(str(local_path(folder)), stream, workers)
-        await stream.put(None)
+            await stream.end()
 
     with single_error():
         async with asyncio.TaskGroup() as group:

@@ -263,6 +263,8 @@ class TestModes:
         before = digest(tmp_path / "out")
         with pytest.raises(ConfigError, match="mode='append'"):
             write(lambda i: i, range(10), tmp_path / "out")
+        with pytest.raises(ConfigError, match="mode='append'"):
+            write(lambda i: i, iter(range(10_000)), tmp_path / "out")
         assert digest(tmp_path / "out") == before
 
     def test_append(self, tmp_path: Path) -> None:
