@@ -27,6 +27,8 @@ ENVIRONMENTS = {
 }
 APPENDED = ("dict", "list", "arrays-whole-zstd", "image")
 """Cases of aiolit's to which each peer appends."""
+IN_PLACE = "record-whole-zstd"
+"""A case of aiolit's that each peer reads where it lies, which changes the files."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ def _run_peers(folder: Path, ours: list[str]) -> dict[str, Any]:
             shutil.copytree(folder / AIOLIT / name, copy)
             if peer != OLD:
                 _add_newer_keys(copy / "index.json")
+        if IN_PLACE in ours:
+            shutil.copytree(folder / AIOLIT / IN_PLACE, folder / "in-place" / peer)
     jobs = {peer: _job(folder, peer, ours) for peer in PEERS}
     processes = {peer: _start(peer, job) for peer, job in jobs.items()}
     outcomes = {}
@@ -132,6 +136,7 @@ def _job(folder: Path, peer: str, ours: list[str]) -> Path:
         "write": str(folder / peer),
         "read": _entries(folder / AIOLIT, [name for name in ours if peer in CASES[name].readers]),
         "appended": _entries(folder / "appended" / peer, sorted(set(APPENDED) & set(ours))),
+        "in_place": {IN_PLACE: str(folder / "in-place" / peer)} if IN_PLACE in ours else {},
     }
     path = folder / f"{peer}.job.json"
     path.write_text(json.dumps(job))

@@ -306,6 +306,12 @@ def _plain_cases() -> list[Case]:
             options={"chunk_size": 600},
         ),
         Case(
+            name="two-workers",  # chunks of two ranks, in the order of the index
+            make=_each(lambda i: [i, str(i)]),
+            writers=PEERS,
+            options={"num_workers": 2, "keep_data_ordered": True, "chunk_size": 2},
+        ),
+        Case(
             name="dict-mixed",  # Arrow while a column has one type, classic once it has two
             make=_each(lambda i: {"id": i, "v": [i] if i < 6 else {"k": [i]}}),
             writers=(NEW, ARROW),

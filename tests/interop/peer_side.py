@@ -3,7 +3,7 @@
     python -I peer_side.py JOB.json
 
 JOB: `{"peer": NAME, "out": FILE, "files": FOLDER, "write": FOLDER,
-"read": {KEY: {"case": NAME, "path": FOLDER}}, "appended": {...}}`.
+"read": {KEY: {"case": NAME, "path": FOLDER}}, "appended": {...}, "in_place": {NAME: FOLDER}}`.
 
 It writes every case it can below "write" and reads it back, reads what aiolit wrote, appends to
 what aiolit wrote, and leaves in "out" `{"written" | "read" | "appended": {KEY: {"samples": [...]} |
@@ -97,7 +97,12 @@ def write(case: Case, dataset: Path, files: Path, **extra: Any) -> list[Any]:
     from litdata import TokensLoader, optimize
     from litdata.utilities.encryption import FernetEncryption
 
-    options: dict[str, Any] = {"chunk_size": CHUNK_ITEMS, **case.options, **extra}
+    options: dict[str, Any] = {
+        "chunk_size": CHUNK_ITEMS,
+        "num_workers": 1,
+        **case.options,
+        **extra,
+    }
     if case.block_size:
         options["item_loader"] = TokensLoader()
     if case.encryption:
@@ -109,7 +114,6 @@ def write(case: Case, dataset: Path, files: Path, **extra: Any) -> list[Any]:
         fn=Samples(samples),
         inputs=list(range(len(samples))),
         output_dir=str(dataset),
-        num_workers=1,
         start_method="fork",  # spawning costs seconds a data set
         verbose=False,
         **options,
@@ -119,18 +123,22 @@ def write(case: Case, dataset: Path, files: Path, **extra: Any) -> list[Any]:
 
 def read(case: Case, dataset: Path, files: Path) -> list[Any]:
     """The samples, from a copy: LitData replaces compressed chunks where they lie."""
+    copy = Path(tempfile.mkdtemp(dir=files)) / "copy"
+    shutil.copytree(dataset, copy)
+    return read_in_place(case, copy, key_file(dataset))
+
+
+def read_in_place(case: Case, dataset: Path, key: Path) -> list[Any]:
+    """The samples, in order and by index."""
     from litdata import StreamingDataset, TokensLoader
     from litdata.utilities.encryption import FernetEncryption
 
-    copies = Path(tempfile.mkdtemp(dir=files))
-    copy = copies / "copy"
-    shutil.copytree(dataset, copy)
     options: dict[str, Any] = {}
     if case.block_size:
         options["item_loader"] = TokensLoader(block_size=case.block_size)
     if case.encryption:
-        options["encryption"] = FernetEncryption.load(str(key_file(dataset)), PASSWORD)
-    stream = StreamingDataset(str(copy), shuffle=False, **options)
+        options["encryption"] = FernetEncryption.load(str(key), PASSWORD)
+    stream = StreamingDataset(str(dataset), shuffle=False, **options)
     count = len(stream)
     samples = list(take(iter(stream), count))
     by_index = [stream[i] for i in range(count)] if count <= 50 else samples
@@ -182,6 +190,10 @@ def main(job: dict[str, Any]) -> None:
                 if "error" not in results[task].get(key, {}):
                     case, dataset = CASES[entry["case"]], Path(entry["path"])
                     results[task][key] = attempt(partial(actions[task], case, dataset, files))
+    for name, path in job["in_place"].items():
+        results.setdefault("in_place", {})[name] = attempt(
+            partial(read_in_place, CASES[name], Path(path), Path())
+        )
     Path(job["out"]).write_text(json.dumps(results))
 
 

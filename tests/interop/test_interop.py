@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.interop.aiolit_side import read
-from tests.interop.conftest import APPENDED, Exchange
+from tests.interop.conftest import APPENDED, IN_PLACE, Exchange
 from tests.interop.interop_cases import AIOLIT, ARROW, CASES, NEW, OLD, PEERS, Case, canonical
 
 # The first test to run waits for all peers, and each of them imports torch.
@@ -86,6 +86,18 @@ def test_peer_appends_to_what_aiolit_wrote(
     assert outcome.get("error") is None
     assert outcome["samples"] == _json(2 * case.expected(exchange.files, AIOLIT, peer))
     assert _read(case, exchange.dataset(f"appended/{peer}", name)) == outcome["samples"]
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_chunks_that_a_peer_decompressed_in_place(exchange: Exchange, peer: str) -> None:
+    """LitData 0.2.70 and later replace `chunk-0-0.zstd.bin` while the index goes on naming it."""
+    case = CASES[IN_PLACE]
+    expected = _json(case.expected(exchange.files, AIOLIT, peer))
+    assert exchange.outcome(peer, "in_place", IN_PLACE).get("samples") == expected
+    folder = exchange.dataset("in-place", peer)
+    assert (folder / "chunk-0-0.bin").exists()
+    assert (folder / "chunk-0-0.zstd.bin").exists() == (peer == OLD)
+    assert _read(case, folder) == _json(case.expected(exchange.files, AIOLIT, AIOLIT))
 
 
 def test_hybrid_chunks(exchange: Exchange, tmp_path: Path) -> None:
