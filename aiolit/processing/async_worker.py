@@ -13,8 +13,7 @@ from aiolit.format.loader import EncodedItem
 from aiolit.processing.failure import describe, show
 from aiolit.processing.outbox import Outbox
 from aiolit.processing.protocol import Kind, RunMessage
-from aiolit.processing.setup import SampleSender, Setup
-from aiolit.processing.worker import receive_run
+from aiolit.processing.setup import SampleSender, Setup, receive_run
 from aiolit.runtime.channel import Channel
 from aiolit.runtime.groups import single_error
 from aiolit.runtime.portal import portal

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from aiolit.errors import OptimizeError
 from aiolit.processing.protocol import Failure
@@ -52,21 +51,29 @@ def restore(failure: Failure) -> Exception:
     return error
 
 
-@contextmanager
-def plain_errors() -> Iterator[None]:
+class plain_errors:  # noqa: N801  a context manager, used like a function
     """Raise what the user's function raised as itself, and the first of several failures.
 
-    The others, which came while the job was ending, are named in a note.
+    The others, which came while the job was ending, are named in a note. A class, because a
+    generator cannot raise ``StopIteration``.
     """
-    try:
-        yield
-    except FunctionFailedError as failure:
-        raise failure.error from failure.error.__cause__
-    except ExceptionGroup as group:
-        first, *others = [_unwrapped(error) for error in leaves(group)]
-        for other in others:
-            first.add_note(f"and then, while the job was ending: {other!r}")
-        raise first from first.__cause__
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(exc, FunctionFailedError):
+            raise exc.error from exc.error.__cause__
+        if isinstance(exc, ExceptionGroup):
+            first, *others = [_unwrapped(error) for error in leaves(exc)]
+            for other in others:
+                first.add_note(f"and then, while the job was ending: {other!r}")
+            raise first from first.__cause__
 
 
 def _unwrapped(error: BaseException) -> BaseException:

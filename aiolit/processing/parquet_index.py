@@ -91,7 +91,7 @@ def index_hf_dataset(
         SchemaError: Two files have not the same columns.
         StoreError: The Hub cannot be read.
     """
-    if not isinstance(dataset_url, str) or scheme_of(dataset_url) != "hf":
+    if scheme_of(dataset_url) != "hf":
         raise ConfigError(f"dataset_url must begin with hf://, not {dataset_url!r}")
     url, pattern = _parts(dataset_url)
     root = None if cache_dir is None else Path(cache_dir).expanduser()
@@ -107,12 +107,11 @@ async def _keep(store: Store, pattern: str | None, folder: Path) -> None:
 
 def _parts(place: object) -> tuple[str, str | None]:
     """Split a path or URL from the pattern that may be its last part."""
-    named: object = place
     if not isinstance(place, str | os.PathLike):  # a Dir
-        named = getattr(place, "url", None) or getattr(place, "path", None)
-    if not isinstance(named, str | os.PathLike) or not os.fspath(named):
-        raise ConfigError(f"pq_dataset_url must be a path or a URL, not {place!r}")
-    url = str(os.fspath(named)).rstrip("/")
+        place = getattr(place, "url", None) or getattr(place, "path", None) or ""
+    url = str(os.fspath(place)).rstrip("/") if isinstance(place, str | os.PathLike) else ""
+    if not url:
+        raise ConfigError("pq_dataset_url must be a path or a URL, and not empty")
     head, _, last = url.rpartition("/")
     if last.endswith(".parquet") and "*" in last:
         return head or ".", last

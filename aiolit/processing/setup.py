@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import pickle
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 from aiolit.format.encryption import Encryption
 from aiolit.format.loader import EncodedItem, ItemLoader
 from aiolit.format.serializers import Serializer, SerializerRegistry
-from aiolit.processing.protocol import Kind, Schema
+from aiolit.processing.failure import describe
+from aiolit.processing.protocol import Kind, RunMessage, Schema, kind_and_value
 from aiolit.runtime.channel import Channel
 
-__all__ = ["SampleSender", "Setup", "is_async_function"]
+__all__ = ["SampleSender", "Setup", "is_async_function", "receive_run"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,17 @@ def is_async_function(fn: object) -> bool:
     return any(
         inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in candidates
     )
+
+
+def receive_run(channel: Channel) -> tuple[RunMessage, Sequence[Any]] | None:
+    """Wait for the next run and load its inputs; None, and the parent is told, where that fails."""
+    header, _ = channel.recv()
+    run: RunMessage = kind_and_value(header)[1]
+    try:
+        return run, pickle.loads(run.inputs)
+    except BaseException as error:  # noqa: BLE001  the inputs' classes are the user's code
+        channel.send((Kind.FAILED, describe(run.number, run.first, "", error)))
+        return None
 
 
 class SampleSender:

@@ -24,7 +24,7 @@ from aiolit.processing.protocol import (
 from aiolit.processing.runs import Run
 from aiolit.processing.scheduler import RunScheduler
 from aiolit.processing.shipping import pickle_inputs
-from aiolit.processing.worker import serve
+from aiolit.processing.worker_main import serve
 from aiolit.runtime.groups import single_error
 from aiolit.runtime.worker_process import WorkerProcess
 

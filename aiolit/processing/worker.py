@@ -1,21 +1,19 @@
-"""The worker process: run the user's function on runs of inputs and send encoded samples back."""
+"""The worker of a plain function: one run after the other, encoded samples back."""
 
 from __future__ import annotations
 
 import inspect
-import os
-import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from aiolit.errors import ConfigError
 from aiolit.processing.failure import describe, show
 from aiolit.processing.outbox import Outbox
-from aiolit.processing.protocol import Kind, RunMessage, kind_and_value
-from aiolit.processing.setup import SampleSender, Setup, is_async_function
-from aiolit.runtime.channel import Channel, ChannelClosedError
+from aiolit.processing.protocol import Kind, RunMessage
+from aiolit.processing.setup import SampleSender, Setup, receive_run
+from aiolit.runtime.channel import Channel
 
-__all__ = ["Worker", "receive_run", "serve"]
+__all__ = ["Worker"]
 
 
 class Worker:
@@ -67,42 +65,3 @@ class Worker:
             else:
                 item = self._sender.encode(sample)
                 outbox.add(item.parts, item.nbytes, item.dim)
-
-
-def receive_run(channel: Channel) -> tuple[RunMessage, Sequence[Any]] | None:
-    """Wait for the next run and load its inputs; None, and the parent is told, where that fails."""
-    header, _ = channel.recv()
-    run: RunMessage = kind_and_value(header)[1]
-    try:
-        return run, pickle.loads(run.inputs)
-    except BaseException as error:  # noqa: BLE001  the inputs' classes are the user's code
-        channel.send((Kind.FAILED, describe(run.number, run.first, "", error)))
-        return None
-
-
-def serve(channel: Channel, setup_data: bytes, number: int) -> None:
-    """Work for the parent at the other end of ``channel`` until it closes its end."""
-    try:
-        _serve(channel, setup_data, number)
-    except ChannelClosedError:
-        # The parent has all it wants, or is gone.
-        return
-
-
-def _serve(channel: Channel, setup_data: bytes, number: int) -> None:
-    try:
-        setup: Setup = pickle.loads(setup_data)
-        if (start := getattr(setup.fn, "_aiolit_start", None)) is not None:
-            start(number)
-        if is_async_function(setup.fn):
-            # Plain functions need no event loop, and start without importing one.
-            from aiolit.processing.async_worker import AsyncWorker
-
-            serve_runs = AsyncWorker(setup, channel).serve
-        else:
-            serve_runs = Worker(setup, channel).serve
-    except BaseException as error:  # noqa: BLE001  it is sent to the parent, whatever it is
-        channel.send((Kind.FAILED, describe(-1, -1, "", error)))
-        return
-    channel.send((Kind.READY, os.getpid()))
-    serve_runs()

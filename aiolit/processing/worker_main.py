@@ -1,0 +1,38 @@
+"""What a worker process runs."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+from aiolit.processing.async_worker import AsyncWorker
+from aiolit.processing.failure import describe
+from aiolit.processing.protocol import Kind
+from aiolit.processing.setup import Setup, is_async_function
+from aiolit.processing.worker import Worker
+from aiolit.runtime.channel import Channel, ChannelClosedError
+
+__all__ = ["serve"]
+
+
+def serve(channel: Channel, setup_data: bytes, number: int) -> None:
+    """Work for the parent at the other end of ``channel`` until it closes its end."""
+    try:
+        _serve(channel, setup_data, number)
+    except ChannelClosedError:
+        # The parent has all it wants, or is gone.
+        return
+
+
+def _serve(channel: Channel, setup_data: bytes, number: int) -> None:
+    try:
+        setup: Setup = pickle.loads(setup_data)
+        if (start := getattr(setup.fn, "_aiolit_start", None)) is not None:
+            start(number)
+        kind = AsyncWorker if is_async_function(setup.fn) else Worker
+        worker = kind(setup, channel)
+    except BaseException as error:  # noqa: BLE001  it is sent to the parent, whatever it is
+        channel.send((Kind.FAILED, describe(-1, -1, "", error)))
+        return
+    channel.send((Kind.READY, os.getpid()))
+    worker.serve()
