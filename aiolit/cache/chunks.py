@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from aiolit.cache.base import Fill, close_lease
+from aiolit.cache.file_map import FileMap
 from aiolit.cache.ledger import Ledger, disk_bytes
 from aiolit.cache.locks import FileLock, remove_unlocked
 from aiolit.errors import CacheError
@@ -385,6 +386,8 @@ def _mapped(path: Path, nbytes: int, access: int) -> memoryview:
     flags = os.O_RDONLY if access == mmap.ACCESS_READ else os.O_RDWR
     fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
+        if access == mmap.ACCESS_WRITE:
+            return memoryview(FileMap(fd, nbytes))
         return memoryview(mmap.mmap(fd, nbytes, access=access))
     finally:
         os.close(fd)

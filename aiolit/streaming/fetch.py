@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aiolit.cache.base import ChunkHolder, Fill, Leased, close_lease
+from aiolit.cache.file_map import FileMap
 from aiolit.errors import AiolitError, ObjectChangedError, ObjectNotFoundError
 from aiolit.format.checksum import join_offsets, parse_records, record_range, verify_blocks
 from aiolit.format.checksum_stream import covering_range, stream_crc_range, verify_stream
@@ -109,6 +110,7 @@ class ChunkFetcher:
         # First come, first served: parts of the chunks needed first do not share the line with
         # those of chunks that are needed much later.
         self._line = asyncio.Semaphore(_PARTS)
+        self._buffers: list[bytearray] = []  # of parts, to be used again
         self._spare = _SPARE_BYTES
 
     async def open_piece(self, piece: Piece) -> Held | None:
@@ -278,9 +280,8 @@ class ChunkFetcher:
             place = await self._locate(chunk, start, stop)
 
             async def fill(target: memoryview) -> None:
-                data = target[table:]
-                await self._read_parts(stored_name(chunk, config), place.base, data)
-                place.check(data, place.base)
+                await self._read_parts(stored_name(chunk, config), place.base, target, table)
+                place.check(target[table:], place.base)
                 if place.offsets is not None:
                     target[:table] = place.offsets.astype("<u4").tobytes()
 
@@ -393,24 +394,40 @@ class ChunkFetcher:
         plain = await in_thread(inflate)
         target[:] = plain
 
-    async def _read_parts(self, key: str, start: int, target: memoryview) -> None:
-        """Fill the buffer by parallel range requests; all parts must be of one version."""
-        parts = split(0, len(target), _PART_BYTES)
+    async def _read_parts(self, key: str, start: int, target: memoryview, skip: int = 0) -> None:
+        """Fill a buffer by parallel range requests; all parts must be of one version.
+
+        Args:
+            key: The object.
+            start: Its first byte that is wanted.
+            target: The whole buffer, as the cache gave it.
+            skip: Where in the buffer the bytes begin.
+        """
+        parts = split(skip, len(target), _PART_BYTES)
         with single_error():
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._read_part(key, start + lo, target[lo:hi]))
+                    group.create_task(self._read_part(key, start - skip + lo, target, lo, hi))
                     for lo, hi in parts
                 ]
-        self._stats.bytes_fetched += len(target)
+        self._stats.bytes_fetched += len(target) - skip
         self._stats.requests += len(parts)
         if len({task.result() for task in tasks}) > 1:
             url = self._store.object_url(key)
             raise ObjectChangedError(f"{url} was replaced while it was read", url=url)
 
-    async def _read_part(self, key: str, start: int, target: memoryview) -> str | None:
+    async def _read_part(
+        self, key: str, start: int, target: memoryview, lo: int, hi: int
+    ) -> str | None:
         async with self._line:
-            return await self._store.read_into(key, start, target)
+            if not isinstance(target.obj, FileMap):
+                return await self._store.read_into(key, start, target[lo:hi])
+            buffer = self._buffers.pop() if self._buffers else bytearray(_PART_BYTES)
+            data = memoryview(buffer)[: hi - lo]
+            etag = await self._store.read_into(key, start, data)
+            await in_thread(partial(target.obj.write_at, lo, data))
+            self._buffers.append(buffer)
+            return etag
 
     async def _get(self, key: str, start: int, end: int) -> bytes:
         self._stats.bytes_fetched += end - start
