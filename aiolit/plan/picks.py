@@ -21,26 +21,22 @@ _LARGEST = 1 << 16  # picks in a block at the most, nearly
 _PICK_ORDER = 21
 
 
-def apportion(quotas: Ints, lengths: Ints) -> NDArray[np.int64]:
-    """Divide the members' quotas among lanes: ``result[m, l]`` picks of member ``m`` in lane ``l``.
+def spread(counts: Ints, positions: Ints) -> NDArray[np.int64]:
+    """Return how many of the first ``x`` samples of a mixture are of each member, for each ``x`` of
+    ``positions``: ``result[m, i]``.
 
-    Every lane gets exactly its length, no member more than its quota, and each lane's shares are
-    those of what was left before it, rounded by the largest remainder. ``lengths`` may sum to less
-    than ``quotas``.
+    Nothing but the counts and ``x`` goes into it and no number falls as ``x`` grows, so however a
+    mixture is cut, the same samples lie before the same position. Each number is the member's share
+    rounded, once for each time that the members are halved.
     """
-    left = quotas.astype(np.int64).copy()
-    found = np.zeros((len(quotas), len(lengths)), np.int64)
-    for lane, length in enumerate(lengths.tolist()):
-        total = int(left.sum())
-        if not total or not length:
-            continue
-        exact = left * length
-        share = exact // total
-        order = np.argsort(-(exact % total), kind="stable")
-        share[order[: length - int(share.sum())]] += 1
-        found[:, lane] = share
-        left -= share
-    return found
+    if len(counts) == 1:
+        return positions[np.newaxis]
+    half = len(counts) // 2
+    first, total = int(counts[:half].sum()), int(counts.sum())
+    # Where there is nothing, positions are 0 and so is their share.
+    left = (2 * positions * first + total) // max(1, 2 * total)
+    parts = spread(counts[:half], left), spread(counts[half:], positions - left)
+    return np.concatenate(parts)
 
 
 class Picks:

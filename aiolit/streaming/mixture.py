@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from aiolit.plan.picks import Picks, apportion
+from aiolit.plan.picks import Picks, spread
 from aiolit.plan.runs import Ints
 from aiolit.streaming.deck import LaneReader, ReadableDeck, ReadableShares
 
@@ -32,10 +32,11 @@ class MixDeck(ReadableDeck):
         return int(self._phases.sum())
 
     def deal(self, lengths: Ints, words: tuple[int, ...]) -> MixShares:
-        # How long each phase is in each lane: phases are to lanes what members are to phases.
-        of_phase = apportion(self._phases.sum(axis=1), lengths)
+        # How much of each phase lies before each border between lanes, and of each member in that.
+        edges = np.concatenate(([0], np.cumsum(lengths)))
+        of_phase = spread(self._phases.sum(axis=1), edges)
         counts = np.stack(
-            [apportion(*pair) for pair in zip(self._phases, of_phase, strict=True)]
+            [np.diff(spread(*pair), axis=1) for pair in zip(self._phases, of_phase, strict=True)]
         )  # phase, member, lane
         shares = [
             deck.deal(counts[:, member].sum(axis=0), (*words, member))

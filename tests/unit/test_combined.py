@@ -81,7 +81,7 @@ def test_weights_are_checked_at_construction(
 def test_weights_are_scaled(members: list[StreamingDataset]) -> None:
     one = CombinedStreamingDataset(members, weights=[1, 1, 2], iterate_over_all=False)
     two = CombinedStreamingDataset(
-        members, weights=np.array([0.25, 0.25, 0.5]), iterate_over_all=False
+        members, weights=list(np.array([0.25, 0.25, 0.5])), iterate_over_all=False
     )
     assert list(one) == list(two)
     assert len(one) == 28  # the last member's 14 are half of it
@@ -142,7 +142,7 @@ def test_members_must_agree(folders: list[Path]) -> None:
     apart = pair({"rank": 0, "world_size": 2}, {"rank": 1, "world_size": 2})
     with pytest.raises(ConfigError, match="rank 0 of 2 and as rank 1 of 2"):
         len(apart)
-    place = {"rank": 1, "world_size": 2}
+    place: dict[str, Any] = {"rank": 1, "world_size": 2}
     assert len(pair(place, place)) == (60 + 25) // 2
 
 
@@ -176,7 +176,7 @@ def test_a_batch_size_for_each_member(members: list[StreamingDataset]) -> None:
 
 def kinds(folders: Sequence[Path], kind: str) -> CombinedStreamingDataset:
     datasets = [StreamingDataset(folder, shuffle=True) for folder in folders]
-    options: dict[str, Any] = {
+    every: dict[str, dict[str, Any]] = {
         "all": {},
         "weights": {"weights": [0.2, 0.5, 0.3], "iterate_over_all": False},
         "first": {"iterate_over_all": False},
@@ -190,8 +190,8 @@ def kinds(folders: Sequence[Path], kind: str) -> CombinedStreamingDataset:
             "weights": [0.5, 0.3, 0.2],
             "iterate_over_all": False,
         },
-    }[kind]
-    return CombinedStreamingDataset(datasets, **options)
+    }
+    return CombinedStreamingDataset(datasets, **every[kind])
 
 
 KINDS = ["all", "weights", "first", "schedule", "per_stream", "per_stream weights"]
@@ -325,14 +325,15 @@ def test_weights_are_part_of_a_state_between_epochs(members: list[StreamingDatas
 
 def test_what_changed_is_named(folders: list[Path], members: list[StreamingDataset]) -> None:
     state = CombinedStreamingDataset(members).state_dict()
-    for other, named in [
+    others: list[tuple[Any, str]] = [
         (CombinedStreamingDataset(members, seed=1), "seed was 42 and is 1"),
         (CombinedStreamingDataset(members, iterate_over_all=False), "iterate_over_all"),
         (CombinedStreamingDataset(members, batching_method="per_stream"), "batching_method"),
         (CombinedStreamingDataset(members[:2]), "members"),
         (CombinedStreamingDataset([StreamingDataset(one) for one in folders]), "shuffle"),
         (ParallelStreamingDataset(members), "kind"),
-    ]:
+    ]
+    for other, named in others:
         with pytest.raises(StateError, match=named):
             other.load_state_dict(state)
     forced = CombinedStreamingDataset(members, seed=1, force_override_state_dict=True)

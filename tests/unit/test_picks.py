@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiolit.plan.picks import Picks, apportion
+from aiolit.plan.picks import Picks, spread
 
 counts_of_members = st.lists(st.integers(0, 3000), min_size=2, max_size=5)
 
@@ -82,25 +82,15 @@ def test_entering_late_costs_a_block() -> None:
     assert peak < 100_000
 
 
-@given(
-    st.lists(st.integers(0, 500), min_size=1, max_size=5),
-    st.lists(st.integers(0, 60), min_size=1, max_size=12),
-)
-def test_apportion_gives_every_lane_its_length_and_its_share(
-    quotas: list[int], wanted: list[int]
-) -> None:
-    total = sum(quotas)
-    ends = np.minimum(np.cumsum(wanted), total)
-    lengths = np.diff(ends, prepend=0)
-    found = apportion(np.array(quotas), lengths)
-    assert found.sum(axis=0).tolist() == lengths.tolist()
-    assert (found >= 0).all()
-    assert (found.sum(axis=1) <= quotas).all()
-    if lengths.sum() == total:
-        assert found.sum(axis=1).tolist() == quotas
-    for lane, length in enumerate(lengths.tolist()):
-        share = np.array(quotas) * length / max(1, total)
-        assert np.abs(found[:, lane] - share).max() <= 2
-    for done in range(1, len(lengths) + 1):
-        share = np.array(quotas) * lengths[:done].sum() / max(1, total)
-        assert np.abs(found[:, :done].sum(axis=1) - share).max() <= 2
+@given(st.lists(st.integers(0, 500), min_size=1, max_size=7))
+def test_spread_is_a_function_of_the_position_that_never_falls(counts: list[int]) -> None:
+    total = sum(counts)
+    found = spread(np.array(counts), np.arange(total + 1))
+    assert found.sum(axis=0).tolist() == list(range(total + 1))
+    assert (np.diff(found, axis=1) >= 0).all()
+    assert found[:, -1].tolist() == counts
+    shares = np.outer(counts, np.arange(total + 1)) / max(1, total)
+    halvings = int(np.ceil(np.log2(len(counts))))
+    assert np.abs(found - shares).max() <= halvings / 2
+    some = np.arange(0, total + 1, 7)
+    assert (spread(np.array(counts), some) == found[:, some]).all()
