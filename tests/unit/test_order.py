@@ -124,7 +124,6 @@ def check_coverage(seen: Counter[Sample], counts: Sequence[int], last: Deal) -> 
     else:
         assert missing == 0
         assert seen.total() - len(whole) <= last.ranks - 1
-        assert max(seen.values(), default=1) <= (2 if len(whole) >= last.ranks else last.ranks)
 
 
 @given(COUNTS, OPTIONS, EPOCHS, deals())
