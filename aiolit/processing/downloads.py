@@ -69,10 +69,11 @@ class DownloadingSource(InputSource):
         if not wanted:
             return block
         copies: dict[str, str] = {}
+        folder = self._folder = self._folder or Path(tempfile.mkdtemp(prefix="aiolit-inputs-"))
         with single_error():
             async with asyncio.TaskGroup() as group:
                 for url in dict.fromkeys(wanted):
-                    group.create_task(self._download(url, copies))
+                    group.create_task(self._download(url, folder, copies))
         return [_replaced(value, copies) for value in named]
 
     def completed(self, inputs: Sequence[Any]) -> None:
@@ -102,12 +103,15 @@ class DownloadingSource(InputSource):
     def _is_wanted(self, value: object) -> bool:
         return is_remote_file(value, self._input_dir)
 
-    async def _download(self, url: str, copies: dict[str, str]) -> None:
+    async def _download(self, url: str, folder: Path, copies: dict[str, str]) -> None:
         scheme, _, rest = url.partition("://")
         bucket, _, key = rest.partition("/")
         async with self._places:
             store = self._store(f"{scheme}://{bucket}")
-            target = await run_in_thread(self._place, key.rpartition("/")[2])
+            # Under its own name, in a folder of its own: functions look at names and endings.
+            place = folder / str(next(self._numbers))
+            await run_in_thread(place.mkdir)
+            target = place / key.rpartition("/")[2]
             async with store.stream(key) as pieces:
                 with target.open("wb") as file:
                     async for piece in pieces:
@@ -121,14 +125,6 @@ class DownloadingSource(InputSource):
                 root, storage_options=storage_options, session_options=session_options
             )
         return self._stores[root]
-
-    def _place(self, name: str) -> Path:
-        # Under its own name, in a folder of its own: functions look at names and endings.
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="aiolit-inputs-"))
-        folder = self._folder / str(next(self._numbers))
-        folder.mkdir()
-        return folder / name
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -46,6 +46,9 @@ class Spool:
 
         One call at a time for each run.
         """
+        if self._folder is None:
+            # Here and not in the threads, of which two may come first at once.
+            self._folder = Path(tempfile.mkdtemp(prefix="aiolit-", dir=self._parent))
         start = self._ends.get(run, 0)
         nbytes = sum(len(part) for part in parts)
         self._ends[run] = start + nbytes
@@ -89,5 +92,5 @@ class Spool:
 
     def _path(self, run: int) -> Path:
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="aiolit-", dir=self._parent))
+            raise RuntimeError("nothing was ever put into the spool")
         return self._folder / f"run-{run}"

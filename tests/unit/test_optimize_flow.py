@@ -110,6 +110,17 @@ class TestCollector:
             await collector.add(*piece(0, b"a", ended=True))
 
 
+async def test_a_spool_that_many_begin_at_once(tmp_path: Path) -> None:
+    spool = Spool(str(tmp_path))
+    async with asyncio.TaskGroup() as group:
+        puts = [group.create_task(spool.put(run, [memoryview(b"%d" % run)])) for run in range(20)]
+    assert len(os.listdir(tmp_path)) == 1
+    for run, put in enumerate(puts):
+        assert bytes(await spool.take(put.result())) == b"%d" % run
+    await spool.close()
+    assert not os.listdir(tmp_path)
+
+
 class Ones:
     """Runs of one size."""
 
