@@ -12,6 +12,7 @@ from aiolit.format.loader_base import (
     SampleReader,
     SampleTable,
 )
+from aiolit.format.parquet import ParquetLoader
 from aiolit.format.pytree import PyTreeLoader
 from aiolit.format.temporal import TemporalArrayLoader
 from aiolit.format.tokens import TokensLoader
@@ -20,6 +21,7 @@ __all__ = [
     "BoundLoader",
     "EncodedItem",
     "ItemLoader",
+    "ParquetLoader",
     "PyTreeLoader",
     "SampleEncoder",
     "SampleReader",
@@ -39,6 +41,8 @@ def default_loader(config: DatasetConfig, *, source: str) -> ItemLoader:
     name = loader_name(config)
     if name == "PyTreeLoader":
         return PyTreeLoader()
+    if name == "ParquetLoader":
+        return ParquetLoader()
     if name == "TemporalArrayLoader":
         return TemporalArrayLoader()
     example = "TokensLoader(block_size=...)" if name == "TokensLoader" else f"{name}(...)"

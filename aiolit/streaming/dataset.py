@@ -14,7 +14,7 @@ import numpy as np
 from torch.utils.data import default_collate
 
 from aiolit.cache.chunks import CacheConfig
-from aiolit.errors import ConfigError
+from aiolit.errors import ConfigError, DatasetNotFoundError, StoreError
 from aiolit.format.encryption_base import Encryption
 from aiolit.format.loader import ItemLoader
 from aiolit.plan.lanes import OrderOptions, default_window, epoch_pool
@@ -39,6 +39,8 @@ from aiolit.streaming.source import (
     ReadOptions,
     check_serializers,
     fetch_index,
+    filter_index,
+    find_parquet_index,
     read_local_index,
 )
 from aiolit.streaming.state import Position, fingerprint
@@ -186,7 +188,7 @@ class StreamingDataset(Streamable):
         )
         self.source = ChunkSource(location, options, _read_index(location, options, index_path))
         self.segments = _subsample(
-            Runs.whole(self.source.counts), subsample, seed if shuffle else None, granularity
+            self.source.runs(), subsample, seed if shuffle else None, granularity
         )
         self._shuffle, self._seed = shuffle, seed
         window = item_shuffle_window if shuffle_window is None else shuffle_window
@@ -376,8 +378,21 @@ class StreamingDataset(Streamable):
 
 
 def _read_index(location: Location, options: ReadOptions, index_path: str | Path | None) -> bytes:
-    found = read_local_index(location, index_path)
-    return portal().call(fetch_index, location, options) if found is None else found
+    pattern = location.pattern
+    if pattern is not None and index_path is None:
+        return portal().call(find_parquet_index, location, options)
+    try:
+        found = read_local_index(location, index_path)
+        if found is None:
+            found = portal().call(fetch_index, location, options)
+    except DatasetNotFoundError as missing:
+        if index_path is not None:
+            raise
+        try:
+            return portal().call(find_parquet_index, location, options)
+        except (DatasetNotFoundError, StoreError):  # a web server cannot be listed
+            raise missing from None
+    return found if pattern is None else filter_index(found, pattern, str(index_path))
 
 
 def _trusts(location: Location, allow_pickle: bool | None) -> bool:
@@ -411,7 +426,10 @@ def _subsample(segments: Runs, share: object, seed: int | None, granularity: obj
 
 def _window(window: int | str | None, source: ChunkSource) -> int:
     if window is None:
-        return default_window(source.counts, source.nbytes)
+        parts = source.runs()
+        sizes = parts.stop - parts.start
+        nbytes = source.nbytes[parts.chunk] * sizes // np.maximum(source.counts[parts.chunk], 1)
+        return default_window(sizes, nbytes)
     if isinstance(window, str):
         mean = max(1, int(source.nbytes.sum()) // max(1, int(source.counts.sum())))
         try:

@@ -1,5 +1,5 @@
 """Item loaders: how the items of a chunk become samples. The documented place to import them."""
 
-from aiolit.format.loader import ItemLoader, PyTreeLoader, TokensLoader
+from aiolit.format.loader import ItemLoader, ParquetLoader, PyTreeLoader, TokensLoader
 
-__all__ = ["ItemLoader", "PyTreeLoader", "TokensLoader"]
+__all__ = ["ItemLoader", "ParquetLoader", "PyTreeLoader", "TokensLoader"]

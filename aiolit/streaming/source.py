@@ -8,8 +8,9 @@ import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,19 @@ from aiolit.cache.memory import MemoryCache
 from aiolit.errors import ChunkFormatError, ConfigError, DatasetNotFoundError, ObjectNotFoundError
 from aiolit.format.dataset_info import Index, is_whole_compressed, plain_name, stored_name
 from aiolit.format.encryption_base import Encryption
-from aiolit.format.index import parse_index
+from aiolit.format.index import dump_index, parse_index
 from aiolit.format.loader import BoundLoader, ItemLoader, SampleReader, default_loader
+from aiolit.format.parquet import ParquetBound
 from aiolit.format.serializers.registry import SerializerRegistry
-from aiolit.plan.runs import Ints
+from aiolit.plan.runs import Ints, Runs
 from aiolit.plan.stream import Piece
 from aiolit.runtime.portal import Portal
 from aiolit.runtime.stats import Counters
 from aiolit.store.base import Store
 from aiolit.store.connect import open_store
+from aiolit.store.parquet_index import kept_parquet_index, matches, parquet_index_folder
 from aiolit.streaming.fetch import ChunkFetcher, Held
+from aiolit.streaming.parquet import ParquetFetcher
 from aiolit.streaming.resolver import Location, namespace
 
 INDEX = "index.json"
@@ -119,6 +123,17 @@ class ChunkSource:
         options = {name: value for name, value in vars(self.loader).items() if type(value) in plain}
         return {**options, "name": self.loader.name}
 
+    def runs(self) -> Runs:
+        """Return all samples: a run for each chunk, or for each part that is decoded by itself."""
+        if not isinstance(self._bound, ParquetBound):
+            return Runs.whole(self.counts)
+        parts = [self._bound.row_groups(chunk) for chunk in self.index.chunks]
+        return Runs.of(
+            (number, end - rows, end)
+            for number, groups in enumerate(parts)
+            for rows, end in zip(groups, accumulate(groups), strict=True)
+        )
+
     def is_direct(self, chunk: int) -> bool:
         """Whether a chunk is read where it lies, by mapping it."""
         return self._direct_path(chunk) is not None
@@ -198,9 +213,14 @@ class ChunkSource:
             if self._cache is None or self.options.in_memory:
                 self._cache = self._make_cache()
             store = self.open_store()
-            self._fetchers[loop] = ChunkFetcher(
-                store, self.index, self._bound, self._cache, self.stats
-            )
+            if isinstance(self._bound, ParquetBound):
+                self._fetchers[loop] = ParquetFetcher(
+                    store, self.index, self._bound, self._cache, self.stats
+                )
+            else:
+                self._fetchers[loop] = ChunkFetcher(
+                    store, self.index, self._bound, self._cache, self.stats
+                )
         return self._fetchers[loop]
 
     def _make_cache(self) -> ChunkHolder:
@@ -287,6 +307,30 @@ async def fetch_index(location: Location, options: ReadOptions) -> bytes:
                 f"there is no {INDEX} at {location.url}: it holds no data set, or one whose "
                 "writing has not ended"
             ) from error
+
+
+async def find_parquet_index(location: Location, options: ReadOptions) -> bytes:
+    """Return an index of the Parquet files of a folder that has none, or of those of a pattern.
+
+    Raises:
+        DatasetNotFoundError: There are none.
+    """
+    folder = parquet_index_folder(location.url, location.pattern, location.cache_dir)
+    async with connect(location, options) as store:
+        return await kept_parquet_index(store, location.pattern, folder)
+
+
+def filter_index(data: bytes, pattern: str, source: str) -> bytes:
+    """Return an index with only the chunks whose names fit a pattern.
+
+    Raises:
+        DatasetNotFoundError: None does.
+    """
+    index = parse_index(data, source=source)
+    chunks = tuple(chunk for chunk in index.chunks if matches(chunk.filename, pattern))
+    if not chunks:
+        raise DatasetNotFoundError(f"{source} lists no files {pattern}")
+    return dump_index(replace(index, chunks=chunks))
 
 
 def check_serializers(serializers: object) -> None:
