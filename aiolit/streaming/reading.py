@@ -134,7 +134,6 @@ class RunsReader(LaneReader):
         if not all(self._source.is_direct(chunk) for chunk in set(self._chunk)):
             self._portal = portal()
             self._source.open_on(self._portal)
-            self._feed = PieceFeed(self._portal, lambda: make_window(self._plan, self._stream))
         return self
 
     def __exit__(
@@ -270,8 +269,10 @@ class RunsReader(LaneReader):
         """Open the pieces of a batch; False if some must be read by range."""
         began = time.perf_counter()
         missing = sorted(piece for piece in pieces if piece not in self._readers)
-        if self._feed is not None and self._is_early(self._feed, missing, batch):
-            return False
+        if self._portal is not None:
+            if self._is_early(missing, batch):
+                return False
+            self._start(self._portal)
         for piece in missing:
             if self._feed is not None:
                 held = self._feed.get(piece)
@@ -285,10 +286,16 @@ class RunsReader(LaneReader):
             complete("wait", "open pieces", int(began * 1e9), pieces=len(missing))
         return True
 
-    def _is_early(self, feed: PieceFeed, missing: list[int], batch: int) -> bool:
+    def _start(self, portal: Portal) -> None:
+        """Begin to fetch chunks ahead; not before a first batch that is read by range, whose few
+        bytes would else wait behind those of whole chunks."""
+        if self._feed is None:
+            self._feed = PieceFeed(portal, lambda: make_window(self._plan, self._stream))
+
+    def _is_early(self, missing: list[int], batch: int) -> bool:
         """Whether to read a batch by range because its chunks, much larger, are still coming."""
-        need = batch * self._mean
-        coming = [piece for piece in missing if not feed.is_ready(piece)]
+        need, feed = batch * self._mean, self._feed
+        coming = [piece for piece in missing if feed is None or not feed.is_ready(piece)]
         nbytes = sum(int(self._source.nbytes[self._chunk[piece]]) for piece in coming)
         if need > self._early_bytes or nbytes < _EARLY_LEAST * need:
             return False
@@ -299,6 +306,8 @@ class RunsReader(LaneReader):
         chunks = [self._chunk[piece] for piece in pieces]
         began = time.perf_counter()
         values = read_samples(self._source, chunks, samples)
+        if self._portal is not None:
+            self._start(self._portal)
         self._source.stats.wait_seconds += time.perf_counter() - began
         return values
 
