@@ -239,3 +239,45 @@ def test_a_mixture_of_mixtures(
     assert counts[2] == 31
     assert np.abs(counts[:2] - 31).max() <= workers * ranks + 1
     assert counts.sum() == 93
+
+
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.sampled_from([None, True, False]),
+    st.data(),
+)
+def test_per_stream_goes_on_with_other_ranks_and_workers(
+    folders: list[Path],
+    one: tuple[int, int],
+    two: tuple[int, int],
+    drop: bool | None,
+    data: st.DataObject,
+) -> None:
+    """Short batches are dropped, or not, as the topology that the epoch began on says; whole ones
+    as the one that ends it says."""
+    sizes = (5, 4, 7)
+
+    def job(where: tuple[int, int], state: dict[str, Any] | None = None) -> TrainingJob:
+        def make() -> CombinedStreamingDataset:
+            made = mixture(folders, 3, batching_method="per_stream")
+            made.set_drop_last(drop)
+            return made
+
+        return TrainingJob(make, ranks=where[0], workers=where[1], batch_size=sizes, state=state)
+
+    begun = job(one)
+    first = begun.take(data.draw(st.integers(1, begun.num_batches - 1)))
+    read = first + job(two, begun.state()).rest()
+    short_ones = drop or (drop is None and one[0] > 1)
+    last_ones = drop or (drop is None and two[0] > 1)
+    left_out = sum(n % size for n, size in zip(SIZES, sizes, strict=False)) if short_ones else 0
+    assert_nothing_lost(
+        [m * FAR + number for m in range(3) for number in range(SIZES[m])],
+        samples_of(read),
+        dropped=left_out + ((two[0] - 1) * max(sizes) if last_ones else 0),
+        repeated=0 if last_ones else (two[0] - 1) * max(sizes),
+    )
+    for step in read:
+        for batch in step:
+            assert len(set(members_of(batch))) == 1
