@@ -20,6 +20,7 @@ from aiolit.raw.listing import ListingOptions, find_files
 from aiolit.raw.stream import EpochOptions, RawStream
 from aiolit.runtime.portal import portal
 from aiolit.streaming.resolver import Dir, Location, cache_limit, default_cache_dir, resolve
+from aiolit.streaming.topology import Place
 from aiolit.units import parse_size
 
 Transform = Callable[[Any], Any]
@@ -65,8 +66,8 @@ class StreamingRawDataset(Dataset[Any]):
         max_cache_size: What the cache folder may hold; see ``StreamingDataset``.
         prefetch_bytes: Bytes that a reader fetches ahead in ``StreamingDataLoader``.
         shuffle: As for ``StreamingDataset``, and so are ``drop_last``, ``seed``,
-            ``num_canonical_nodes``, ``rank`` and ``world_size``; all of them for
-            ``StreamingDataLoader`` only.
+            ``num_canonical_nodes``, ``rank``, ``world_size``, ``replicate``, ``device_mesh`` and
+            ``data_dims``; all of them for ``StreamingDataLoader`` only.
 
     Raises:
         ConfigError: An argument, or what ``setup`` returned, cannot work.
@@ -94,6 +95,9 @@ class StreamingRawDataset(Dataset[Any]):
         num_canonical_nodes: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
+        replicate: int = 1,
+        device_mesh: Any = None,
+        data_dims: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self._transforms = _transforms(transform)
@@ -102,8 +106,13 @@ class StreamingRawDataset(Dataset[Any]):
             drop_last=drop_last,
             seed=seed,
             canonical=num_canonical_nodes,
-            rank=rank,
-            world_size=world_size,
+            place=Place(
+                rank=rank,
+                world_size=world_size,
+                replicate=replicate,
+                device_mesh=device_mesh,
+                data_dims=data_dims,
+            ),
             prefetch_bytes=_bytes(prefetch_bytes),
         )
         location = resolve(input_dir, cache_dir)
@@ -203,6 +212,9 @@ class StreamingRawDataset(Dataset[Any]):
         with ItemReader(plan, [np.arange(len(self), dtype=np.int64)]) as reader:
             for first in range(0, len(self), _AT_ONCE):
                 yield from reader.take(0, min(_AT_ONCE, len(self) - first))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_epochs": self._epochs.for_child()}
 
     def streaming(self) -> RawStream:
         """Return what reads the items in epochs: what a ``StreamingDataLoader`` uses.

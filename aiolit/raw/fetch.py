@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +71,10 @@ class RawSource:
         self._pid = 0
         self._fetchers: dict[int, FileFetcher] = {}
         self._cache: ChunkCache | None = None
-        self._closes_with_portal = False
+        self._closing: weakref.finalize[..., RawSource] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pid": 0, "_fetchers": {}, "_cache": None}
+        return {**self.__dict__, "_pid": 0, "_fetchers": {}, "_cache": None, "_closing": None}
 
     async def get(self, item: int) -> RawItem:
         """Return the bytes of an item; a list of them for a group. Runs on any loop.
@@ -104,18 +106,19 @@ class RawSource:
         return self._fetcher().store
 
     def open_on(self, portal: Portal) -> None:
-        """Have the portal close this source's connections when it ends."""
+        """Have this source's connections closed when it is dropped, or when the portal ends."""
         self._check_process()
-        if not self._closes_with_portal:
-            self._closes_with_portal = True
-            portal.on_close(self.aclose)
+        if self._closing is None or not self._closing.alive:
+            # What closes must not hold the source, or nothing would ever drop it.
+            close = partial(_close_fetcher, self._fetchers, id(portal.loop))
+            withdraw = portal.on_close(close)
+            self._closing = weakref.finalize(self, _end, os.getpid(), portal, withdraw, close)
+            self._closing.atexit = False
 
     async def aclose(self) -> None:
         """Close what is open on the running loop."""
         self._check_process()
-        fetcher = self._fetchers.pop(id(asyncio.get_running_loop()), None)
-        if fetcher is not None:
-            await fetcher.aclose()
+        await _close_fetcher(self._fetchers, id(asyncio.get_running_loop()))
 
     def _fetcher(self) -> FileFetcher:
         self._check_process()
@@ -133,8 +136,22 @@ class RawSource:
     def _check_process(self) -> None:
         if self._pid != os.getpid():
             self._pid, self._fetchers, self._cache = os.getpid(), {}, None
-            self._closes_with_portal = False
+            self._closing = None
             self.stats = Counters()
+
+
+async def _close_fetcher(fetchers: dict[int, FileFetcher], loop: int) -> None:
+    fetcher = fetchers.pop(loop, None)
+    if fetcher is not None:
+        await fetcher.aclose()
+
+
+def _end(
+    pid: int, portal: Portal, withdraw: Callable[[], None], close: Callable[[], Awaitable[None]]
+) -> None:
+    if pid == os.getpid() and not portal.closed:
+        withdraw()
+        portal.submit(close)
 
 
 class FileFetcher:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from aiolit.raw.fetch import RawSource
 from aiolit.runtime.stats import Counters
 from aiolit.streaming.epoch import Readers, Streamable, whole_number
 from aiolit.streaming.state import Position
-from aiolit.streaming.topology import Topology, find_topology
+from aiolit.streaming.topology import Place, Topology
 
 _LEAST_AHEAD = 64
 _BATCHES_AHEAD = 4
@@ -33,8 +33,7 @@ class EpochOptions:
             does so where there are several ranks.
         seed: The seed of the order.
         canonical: ``num_canonical_nodes``.
-        rank: This process's place, where neither torch.distributed nor the launcher tells.
-        world_size: How many processes read different data.
+        place: Who reads the same data and who reads different data.
         prefetch_bytes: Bytes that each reader fetches ahead.
     """
 
@@ -42,8 +41,7 @@ class EpochOptions:
     drop_last: bool | None = None
     seed: int = 42
     canonical: int | None = None
-    rank: int | None = None
-    world_size: int | None = None
+    place: Place = field(default_factory=Place)
     prefetch_bytes: int = 256 << 20
 
     def __post_init__(self) -> None:
@@ -56,8 +54,10 @@ class EpochOptions:
         if self.canonical is not None:
             whole_number(self.canonical, "num_canonical_nodes")
         whole_number(self.prefetch_bytes, "prefetch_bytes")
-        if self.rank is not None or self.world_size is not None:
-            find_topology(self.rank, self.world_size)
+
+    def for_child(self) -> EpochOptions:
+        """Return what a process that is spawned now has to know."""
+        return replace(self, place=self.place.for_child())
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,10 @@ class RawStream(Streamable):
 
     def find_topology(self) -> Topology:
         """Return this process's place: as given, from torch.distributed, or from the launcher."""
-        return find_topology(self._epochs.rank, self._epochs.world_size)
+        return self._epochs.place.find()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_epochs": self._epochs.for_child()}
 
     def counters(self) -> list[Counters]:
         """Return what this process has fetched; see ``Streamable``."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import os
 import shutil
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from aiolit.raw.async_dataset import AsyncStreamingRawDataset
 from aiolit.raw.dataset import StreamingRawDataset
 from aiolit.raw.index_file import INDEX_FILE
 from aiolit.raw.indexer import FileIndexer, FileMetadata
+from aiolit.streaming.combined import CombinedStreamingDataset
 from aiolit.streaming.dataloader import StreamingDataLoader
 from benchmarks.s3_server import S3Server, missing_programs
 
@@ -311,6 +315,41 @@ def test_ranks_share_an_epoch(place: dict[str, Any], drop_last: bool) -> None:
     else:
         assert set(found) == set(range(COUNT))
         assert len(found) <= COUNT + 2
+
+
+def test_processes_that_read_the_same(local: Path, tmp_path: Path) -> None:
+    found = []
+    for rank in range(4):
+        os.environ.update(RANK=str(rank), WORLD_SIZE="4")
+        try:
+            dataset = StreamingRawDataset(local, tmp_path, replicate=2, drop_last=False)
+            loader = StreamingDataLoader(dataset, batch_size=8, collate_fn=as_list)
+            found.append(flat(numbers(loader)))
+        finally:
+            del os.environ["RANK"], os.environ["WORLD_SIZE"]
+    assert found[0] == found[1]
+    assert found[2] == found[3]
+    assert set(found[0] + found[2]) == set(range(COUNT))
+
+
+def test_a_member_of_a_mixture(local: Path, tmp_path: Path) -> None:
+    one = StreamingRawDataset(local, tmp_path / "cache", shuffle=True).streaming()
+    two = StreamingRawDataset(local, tmp_path / "cache", transform=len).streaming()
+    mixed = CombinedStreamingDataset([one, two], iterate_over_all=True)
+    found = list(mixed)
+    assert sorted(number_of(item) for item in found if isinstance(item, bytes)) == list(
+        range(COUNT)
+    )
+    assert len(found) == 2 * COUNT
+
+
+def test_what_is_dropped_closes_its_connections(remote: dict[str, Any]) -> None:
+    dataset = StreamingRawDataset(**remote)
+    assert dataset[0] == content(0)
+    gone = weakref.ref(dataset.source)
+    del dataset
+    gc.collect()
+    assert gone() is None
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5, 12])
