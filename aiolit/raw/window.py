@@ -81,9 +81,12 @@ class ItemWindow:
                 task = self._start(lane)
             tasks.append(task)
         self._fill()
+        pending = [task for task in tasks if not task.done()]
+        if pending:
+            await asyncio.wait(pending)  # woken once, not by each
         found = []
         for task in tasks:
-            value = await task
+            value = task.result()
             if isinstance(value, _Failed):
                 raise value.error
             found.append(value)
@@ -102,7 +105,7 @@ class ItemWindow:
 
     def _fill(self) -> None:
         """Begin fetches while there is room."""
-        while sum(map(len, self._ahead)) < self._most:
+        for _ in range(self._most - sum(map(len, self._ahead))):
             open_lanes = [
                 lane for lane, items in enumerate(self._lanes) if self._begun[lane] < len(items)
             ]
