@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from aiolit import aio, errors
     from aiolit.debugger import breakpoint, enable_tracer
     from aiolit.format.encryption import Encryption, FernetEncryption, RSAEncryption
-    from aiolit.format.loader import PyTreeLoader, TokensLoader
+    from aiolit.format.loader import ParquetLoader, PyTreeLoader, TokensLoader
     from aiolit.processing.functions import map, merge_datasets, optimize
+    from aiolit.processing.parquet_index import index_hf_dataset, index_parquet_dataset
     from aiolit.processing.sentinel import ALL_DONE
     from aiolit.processing.walking import walk
     from aiolit.raw.dataset import StreamingRawDataset
@@ -37,10 +38,13 @@ _HOME = {
     "enable_tracer": "aiolit.debugger",
     "Encryption": "aiolit.format.encryption",
     "FernetEncryption": "aiolit.format.encryption",
+    "index_hf_dataset": "aiolit.processing.parquet_index",
+    "index_parquet_dataset": "aiolit.processing.parquet_index",
     "map": "aiolit.processing.functions",
     "merge_datasets": "aiolit.processing.functions",
     "optimize": "aiolit.processing.functions",
     "ParallelStreamingDataset": "aiolit.streaming.parallel",
+    "ParquetLoader": "aiolit.format.loader",
     "PyTreeLoader": "aiolit.format.loader",
     "RSAEncryption": "aiolit.format.encryption",
     "StreamingDataLoader": "aiolit.streaming.dataloader",
@@ -61,10 +65,13 @@ __all__ = [
     "Encryption",
     "errors",
     "FernetEncryption",
+    "index_hf_dataset",
+    "index_parquet_dataset",
     "map",
     "merge_datasets",
     "optimize",
     "ParallelStreamingDataset",
+    "ParquetLoader",
     "PyTreeLoader",
     "RSAEncryption",
     "StreamingDataLoader",

@@ -45,15 +45,7 @@ TIME_LIMIT_S = 90
 
 # Examples of features that have not landed, with the reason. Each must still fail: take it off when
 # it runs. In the file a comment keeps mypy from reporting the missing names.
-RAW = "StreamingRawDataset comes with the other sources"
-WRITING = "map and merge_datasets come with the writing work"
-PARQUET = "Parquet data sets come with the other sources"
 NOT_YET = {
-    "hf_stream": PARQUET,
-    "hf_index": PARQUET,
-    "hf_workflow": PARQUET,
-    "parquet_index": PARQUET,
-    "parquet_stream": PARQUET,
     "distributed_optimize": "num_nodes runs on Ray, which comes with the writing work",
 }
 NOT_YET_HEADER = "# mypy: ignore-errors\n"
@@ -239,6 +231,14 @@ def prepare_parquet(place: Place) -> None:
     place.put("my-bucket", "my-parquet-data/0.parquet", table.getvalue())
 
 
+def prepare_hub(place: Place) -> None:
+    table = pa.table({"text": ["a", "b", "c", "d", "e"], "label": range(5)})
+    for repository in ("leonardPKU/clevr_cogen_a_train", "open-thoughts/OpenThoughts-114k"):
+        folder = place.clouds / "hf" / repository / "data"
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, folder / "train-00000-of-00001.parquet")
+
+
 def check_parquet_index(place: Place) -> None:
     place.s3.head_object(Bucket="my-bucket", Key="my-parquet-data/index.json")
 
@@ -264,9 +264,9 @@ DOCUMENTED = (
     Example("stream_cloud", "True True", MY_DATA),
     Example("storage_options", "100000 7", MY_DATA),
     Example("cache_dir", "100000 True", MY_DATA),
-    Example("hf_stream", "Sample.*"),
-    Example("hf_index", ""),
-    Example("hf_workflow", ""),
+    Example("hf_stream", "Sample .*'a'.*", prepare_hub),
+    Example("hf_index", "", prepare_hub),
+    Example("hf_workflow", "", prepare_hub),
     Example(
         "train_and_val",
         r"\[64, 64, 64\]\n\[64, 64, 22\]",

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiolit.cache.chunks import CacheConfig, ChunkCache, Fill, Lease
+from aiolit.cache.base import Fill
+from aiolit.cache.chunks import CacheConfig, ChunkCache, Lease
 from aiolit.cache.ledger import Ledger, disk_bytes
 from aiolit.cache.locks import FileLock
 from aiolit.errors import CacheError, ObjectNotFoundError

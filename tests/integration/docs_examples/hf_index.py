@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Stream Hugging Face datasets: index ahead of time."""
 
 import aiolit as ld

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Stream Hugging Face datasets."""
 
 import aiolit as ld

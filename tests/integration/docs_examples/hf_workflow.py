@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Stream Hugging Face datasets: the full workflow."""
 
 import aiolit as ld

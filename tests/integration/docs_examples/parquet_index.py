@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Stream parquet datasets: index your dataset."""
 
 import aiolit as ld

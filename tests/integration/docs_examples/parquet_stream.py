@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Stream parquet datasets: stream the dataset."""
 
 import aiolit as ld
