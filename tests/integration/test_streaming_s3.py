@@ -228,6 +228,7 @@ def test_twenty_thousand_samples_by_two_workers(bucket: Bucket, method: str) -> 
             batch_size=64,
             num_workers=2,
             multiprocessing_context=method,
+            persistent_workers=method != "fork",  # to start fewer interpreters
             collate_fn=first_numbers,
         )
         return [[n for batch in loader for n in batch] for _ in range(count)]
