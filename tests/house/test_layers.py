@@ -24,6 +24,7 @@ LAYERS = {
     "debugger": 5,
     "testing": 5,
     "utilities": 5,
+    "__main__": 6,
 }
 # Neighbours on one layer that may know each other; every other pair may not.
 NEIGHBOURS = {
