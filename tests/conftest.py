@@ -213,7 +213,8 @@ def run_python(tmp_path: Path) -> RunPython:
             process.send_signal(signal.SIGABRT)
             with suppress(subprocess.TimeoutExpired):
                 process.communicate(timeout=5)
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             stdout, stderr = process.communicate()
             pytest.fail(f"the script hung for {timeout_s} s:\n{stdout}\n{stderr}")
         return Finished(process.returncode, stdout, stderr)

@@ -108,7 +108,7 @@ class ChunkSource:
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         for name in ("_bound", "_fetchers", "_cache", "_mapped", "_closing"):
-            del state[name]
+            state.pop(name, None)  # one that was unpickled and not used yet has none
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
