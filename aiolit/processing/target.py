@@ -6,8 +6,8 @@ import asyncio
 import json
 import logging
 import re
+import shutil
 from collections.abc import Coroutine, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -267,8 +267,9 @@ class Target:
         unwanted = [chunk.filename for chunk in old if chunk.filename not in wanted]
         await self._delete([*unwanted, *await self._journal_keys()])
         if self.journal and isinstance(self.store, LocalStore):
-            with suppress(OSError):  # it is empty, and only file systems have empty folders
-                await run_in_thread((self.store.path / FOLDER).rmdir)
+            # With the folder, which stores of objects do not have, and what a killed process left.
+            folder = self.store.path / FOLDER
+            await run_in_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _journal_keys(self) -> list[str]:
         if not self.journal:
