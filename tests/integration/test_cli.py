@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -470,6 +471,20 @@ def test_every_command_on_s3(call: Call, server: S3Server, tmp_path: Path) -> No
     found = call("verify", "s3://bucket/up", *access)
     assert found.code == 1
     assert "s3://bucket/up/chunk-0-2.bin: damaged: item 7 " in found.out
+
+
+@pytest.mark.keeps_open("sockets", "threads", reason="the portal's connections")
+def test_inspect_runs_no_code_of_a_url(call: Call, server: S3Server) -> None:
+    samples = [{"when": datetime(2026, 1, 2, tzinfo=UTC)}]
+    with pytest.warns(UserWarning, match="pickled"):
+        folder = write_dataset(server.root / "bucket" / "pickled", samples, chunk_size=1)
+    url, access = "s3://bucket/pickled", options(server)
+    found = call("inspect", url, *access)
+    assert found.code == 0
+    assert "sample 0 is not shown: " in found.out
+    assert "2026" not in found.out
+    for shown in (call("inspect", folder), call("inspect", url, *access, "--allow-pickle")):
+        assert "datetime.datetime(2026, 1, 2" in shown.out
 
 
 @pytest.mark.parametrize("command", ["verify", "copy"])
