@@ -390,8 +390,10 @@ def _read_index(location: Location, options: ReadOptions, index_path: str | Path
             raise
         try:
             return portal().call(find_parquet_index, location, options)
-        except (DatasetNotFoundError, StoreError):  # a web server cannot be listed
+        except DatasetNotFoundError:
             raise missing from None
+        except StoreError as error:  # a web server, say, cannot be listed
+            raise missing from error
     return found if pattern is None else filter_index(found, pattern, str(index_path))
 
 

@@ -22,6 +22,9 @@ from aiolit.errors import (
 from aiolit.format.dataset_info import loader_name
 from aiolit.format.index import parse_index
 from aiolit.processing.parquet_index import index_hf_dataset, index_parquet_dataset
+from aiolit.runtime.portal import portal
+from aiolit.store.base import Store
+from aiolit.store.connect import open_store
 from aiolit.streaming.async_dataset import AsyncStreamingDataset
 from aiolit.streaming.dataloader import StreamingDataLoader
 from aiolit.streaming.dataset import StreamingDataset
@@ -237,6 +240,11 @@ def test_little_room(remote: dict[str, Any], options: dict[str, Any]) -> None:
     assert sorted(ids(loader)) == list(range(COUNT))
 
 
+async def finish(store: Store) -> None:
+    async with store:
+        await store.delete("zz.parquet")
+
+
 @pytest.mark.parametrize("where", ["local", "s3"])
 def test_a_folder_without_an_index(
     where: str, tmp_path: Path, server: S3Server, request: pytest.FixtureRequest
@@ -253,9 +261,10 @@ def test_a_folder_without_an_index(
     server.reset()
     assert len(StreamingDataset(**place)) == COUNT
     assert server.counters().get <= 2  # no footer is read again: no index there, and a listing
-    extra = folder / "zz.parquet"
-    request.addfinalizer(lambda: extra.unlink())
-    pq.write_table(pa.Table.from_pylist(rows(5, COUNT), schema=SCHEMA), extra)
+    pq.write_table(pa.Table.from_pylist(rows(5, COUNT), schema=SCHEMA), tmp_path / "extra")
+    store = open_store(place["input_dir"], storage_options=server.storage_options)
+    request.addfinalizer(lambda: portal().call(finish, store))
+    portal().call(store.put_file, "zz.parquet", tmp_path / "extra")
     assert StreamingDataset(**place)[-1] == row(COUNT + 4)
 
 

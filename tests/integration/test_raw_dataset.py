@@ -20,6 +20,8 @@ from aiolit.raw.async_dataset import AsyncStreamingRawDataset
 from aiolit.raw.dataset import StreamingRawDataset
 from aiolit.raw.index_file import INDEX_FILE
 from aiolit.raw.indexer import FileIndexer, FileMetadata
+from aiolit.runtime.portal import portal
+from aiolit.store.connect import open_store
 from aiolit.streaming.combined import CombinedStreamingDataset
 from aiolit.streaming.dataloader import StreamingDataLoader
 from benchmarks.s3_server import S3Server, missing_programs
@@ -186,6 +188,11 @@ def test_arguments_are_checked(local: Path, tmp_path: Path) -> None:
             kind(local, tmp_path / "c")
 
 
+async def put(place: dict[str, Any], key: str, data: bytes) -> None:
+    async with open_store(place["input_dir"], storage_options=place["storage_options"]) as store:
+        await store.put(key, data)
+
+
 def test_the_index_is_saved_beside_remote_data_and_found_there(
     remote: dict[str, Any], server: S3Server, tmp_path: Path
 ) -> None:
@@ -196,7 +203,7 @@ def test_the_index_is_saved_beside_remote_data_and_found_there(
     assert beside.exists()
     again = StreamingRawDataset(**{**url, "cache_dir": tmp_path / "other"})
     assert list(again.files) == list(dataset.files)
-    (server.root / "bucket" / "saved" / "0" / "0000a.bin").write_bytes(b"0:new")
+    portal().call(put, url, "0/0000a.bin", b"0:new")
     third = StreamingRawDataset(**url)
     assert len(third) == COUNT + 1
     assert b"0:new" in list(third)
