@@ -15,8 +15,8 @@ from benchmarks.rows import NETWORK, ROWS
 from benchmarks.runner import Bench, table
 
 
-def main() -> None:
-    """Measure the rows asked for and print them."""
+def main() -> int:
+    """Measure the rows asked for and print them; not 0 if a contender failed."""
     options = _parse()
     sizes = Sizes.quick() if options.quick else Sizes()
     rows = [ROWS[name] for name in options.rows or ROWS]
@@ -33,6 +33,9 @@ def main() -> None:
             for name, row in results.items()
         }
         options.json.write_text(json.dumps(plain, indent=1))
+    for failure in bench.failures:
+        print(f"\nfailed: {failure}", file=sys.stderr)
+    return 1 if bench.failures else 0
 
 
 def _conditions(sizes: Sizes, repeats: int) -> str:
@@ -62,4 +65,4 @@ def _parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
