@@ -6,4 +6,12 @@ from aiolit.processing.async_functions import Writer, map, merge_datasets, optim
 from aiolit.raw.async_dataset import AsyncStreamingRawDataset as StreamingRawDataset
 from aiolit.streaming.async_dataset import AsyncStreamingDataset as StreamingDataset
 
-__all__ = ["map", "merge_datasets", "optimize", "StreamingDataset", "StreamingRawDataset", "walk", "Writer"]
+__all__ = [
+    "map",
+    "merge_datasets",
+    "optimize",
+    "StreamingDataset",
+    "StreamingRawDataset",
+    "walk",
+    "Writer",
+]

@@ -9,10 +9,12 @@ nobody has locked is rubbish, and a finished file that nobody has locked may be 
 from __future__ import annotations
 
 import asyncio
+import errno
 import mmap
 import os
 import re
 import time
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,6 +80,7 @@ class ChunkCache:
         self._trusted: dict[str, Identity] = {}
         self._flights: dict[tuple[int, str], asyncio.Future[bool]] = {}
         self.evictions = 0
+        self._warned = False
         self._make_folder()
 
     async def get(self, name: str, nbytes: int, fill: Fill) -> tuple[Lease, bool] | None:
@@ -282,14 +285,26 @@ class ChunkCache:
             if nbytes:
                 os.posix_fallocate(lock.fd, 0, nbytes)  # a full disk fails here, not as SIGBUS
         except OSError as error:
-            raise CacheError(
-                f"the cache folder {self._root} has no space left: {error.strerror}; "
-                "lower max_cache_size or give another cache_dir"
-            ) from error
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise CacheError(
+                    f"the cache cannot write to {self._root}: {error.strerror}; "
+                    "give another cache_dir"
+                ) from error
+            self._warn_of_full_disk()
+            return False  # as where the limit has no room: it is read by range
         taken = os.fstat(lock.fd).st_blocks * 512
         return taken <= disk_bytes(nbytes) or self._enter(
             name, taken
         )  # the file system may need some more
+
+    def _warn_of_full_disk(self) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the disk of the cache folder {self._root} is full: what does not fit is read by "
+                "range and not kept; lower max_cache_size or give another cache_dir",
+                stacklevel=2,
+            )
 
     def _enter(self, name: str, nbytes: int) -> bool:
         own = self._key(name)

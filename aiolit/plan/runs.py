@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -97,6 +97,16 @@ class Runs:
         run = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
         sample = np.arange(len(self), dtype=np.int64) - (self.ends - lengths - self.start)[run]
         return run, sample
+
+    def positions_of(self, chunks: Sequence[int], samples: Sequence[int]) -> list[int]:
+        """Return where in the list samples are; of one that is there more than once, one place."""
+        order = np.lexsort((self.start, self.chunk))
+        width = int(self.stop.max(initial=0)) + 1
+        keys = self.chunk[order] * width + self.start[order]
+        wanted = np.asarray(chunks, np.int64) * width + np.asarray(samples, np.int64)
+        run = order[np.searchsorted(keys, wanted, side="right") - 1]
+        found: Ints = self.ends[run] - self.stop[run] + np.asarray(samples, np.int64)
+        return [int(place) for place in found]
 
     def samples_at(self, positions: Ints) -> tuple[Ints, Ints]:
         """Return ``(chunk, sample index)`` of the samples at the positions."""

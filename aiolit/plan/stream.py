@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -68,6 +67,7 @@ class _Window:
     skip: int
     runs: Runs
     piece: Ints  # of each run
+    pieces: range
 
 
 class LaneStream:
@@ -95,8 +95,7 @@ class LaneStream:
     @property
     def widest_window(self) -> int:
         """The most pieces that one window, in all lanes together, has."""
-        widest = (int(window.piece[-1] - window.piece[0]) + 1 for window in self._windows)
-        return max(widest, default=0) * len(self._lanes)
+        return max((len(window.pieces) for window in self._windows), default=0) * len(self._lanes)
 
     def left(self, lane: int) -> int:
         """How many samples of a lane are left to read."""
@@ -117,11 +116,11 @@ class LaneStream:
         found.sort(key=lambda entry: entry[:3])
         windows = []
         for _, index, number, begun, runs in found:
-            edges = np.concatenate(([True], runs.chunk[1:] != runs.chunk[:-1]))
-            piece = np.cumsum(edges) - 1 + len(self.pieces)
-            windows.append(_Window(index, number, begun, runs, piece))
-            borders = [*np.flatnonzero(edges).tolist(), runs.num_runs]
-            self.pieces.extend(_piece(runs, lo, hi) for lo, hi in pairwise(borders))
+            rank, groups = _by_chunk(runs.chunk)
+            base = len(self.pieces)
+            pieces = range(base, base + len(groups))
+            windows.append(_Window(index, number, begun, runs, rank + base, pieces))
+            self.pieces.extend(_piece(runs, group) for group in groups)
         return windows
 
 
@@ -163,15 +162,28 @@ class _Cursor:
         if order is not None:
             run, sample = run[order], sample[order]
         self._piece, self._sample = window.piece[run[window.skip :]], sample[window.skip :]
-        self._held = range(int(window.piece[0]), int(window.piece[-1]) + 1)
+        self._held = window.pieces
 
 
-def _piece(runs: Runs, lo: int, hi: int) -> Piece:
-    """Make a piece of the runs ``[lo, hi)``, which are of one chunk."""
-    start, stop = runs.start[lo:hi], runs.stop[lo:hi]
+def _by_chunk(chunks: Ints) -> tuple[Ints, list[Ints]]:
+    """Group runs by their chunk, in the order in which the chunks first come.
+
+    Returns:
+        The group of each run, and the runs of each group.
+    """
+    _, first, inverse = np.unique(chunks, return_index=True, return_inverse=True)
+    place = np.argsort(np.argsort(first))  # of each distinct chunk among the first ones
+    rank = place[inverse]
+    order = np.argsort(rank, kind="stable")
+    return rank, np.split(order, np.flatnonzero(np.diff(rank[order])) + 1)
+
+
+def _piece(runs: Runs, group: Ints) -> Piece:
+    """Make a piece of some runs, which are of one chunk."""
+    start, stop = runs.start[group], runs.stop[group]
     first, last, count = int(start.min()), int(stop.max()), int((stop - start).sum())
     samples = None
     if count * _SPARSE < last - first:
         wanted = (np.arange(*run) for run in zip(start.tolist(), stop.tolist(), strict=True))
         samples = tuple(np.concatenate(list(wanted)).tolist())
-    return Piece(int(runs.chunk[lo]), first, last, samples, count)
+    return Piece(int(runs.chunk[group[0]]), first, last, samples, count)

@@ -143,21 +143,14 @@ class ItemFeed:
         return self._portal.call(self._window.take, lane, count)
 
     def close(self) -> None:
-        """Cancel what is on its way."""
-        if self._portal.closed:
-            return
-        if _running_loop() is self._portal.loop:  # the garbage collector may run anywhere
-            self._window.cancel()
-        else:
-            self._portal.call(self._window.stop)
+        """Have the loop cancel what is on its way; does not wait for it.
+
+        The garbage collector drops iterators in any thread, also under a lock that the loop needs:
+        whoever waited here could wait for ever.
+        """
+        if not self._portal.closed:
+            self._portal.loop.call_soon_threadsafe(self._window.cancel)
 
 
 async def _made(make: Callable[[], ItemWindow]) -> ItemWindow:
     return make()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

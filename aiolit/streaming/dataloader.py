@@ -34,6 +34,8 @@ class StreamingDataLoader(DataLoader[Any]):
     Each iteration is the next epoch. After an early ``break`` the next iteration begins a new
     epoch, unless a state is loaded in between.
 
+    A data set keeps one place, of its next epoch or of a loaded state: give each loader its own.
+
     Args:
         dataset: A ``StreamingDataset`` or another of aiolit's streaming data sets.
         batch_size: Samples in a batch of this rank; for a mixture with

@@ -228,7 +228,8 @@ class StreamingDataset(Streamable):
     def with_samples(self, segments: Runs) -> Self:
         """Return this data set with other samples of its chunks, at the start of epoch 1."""
         other = copy.copy(self)
-        other.segments, other._position, other._reading = segments, Position(), None
+        other.segments, other._reading = segments, None
+        other.position = Position()
         return other
 
     # ---- random access ---------------------------------------------------------------------
@@ -369,9 +370,9 @@ class StreamingDataset(Streamable):
         return lambda batch: [self.transform(value) for value in batch.values]
 
     def _through_getitem(self, batch: Batch) -> list[Any]:
-        firsts, found = self.source.firsts, []
-        for value, chunk, sample in zip(batch.values, batch.chunks, batch.samples, strict=True):
-            index = Fetched(int(firsts[chunk]) + sample)
+        found, places = [], self.segments.positions_of(batch.chunks, batch.samples)
+        for value, place in zip(batch.values, places, strict=True):
+            index = Fetched(place)
             index.sample = value
             found.append(self[index])
         return found

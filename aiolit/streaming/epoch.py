@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 import warnings
 from abc import abstractmethod
@@ -37,7 +38,10 @@ class Readers:
         """
         ranks = self.topology.world_size
         drop = ranks > 1 if drop_last is None else drop_last
-        nodes = ranks if canonical is None or canonical % ranks else canonical
+        fits = canonical is not None and not canonical % ranks
+        if fits and self.batch_size == 1 and canonical != ranks:
+            fits = False  # no batch size was told yet: single samples have no shares
+        nodes = canonical if canonical is not None and fits else ranks
         return Deal(ranks, self.workers, self.batch_size, nodes, drop)
 
 
@@ -503,6 +507,10 @@ def whole_number(value: object, name: str) -> int:
     Raises:
         ConfigError: It is none.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = 0
+    if number < 1:
         raise ConfigError(f"{name} must be a positive whole number, not {value!r}")
-    return value
+    return number

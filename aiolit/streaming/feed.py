@@ -178,21 +178,17 @@ class PieceFeed:
         self._portal.loop.call_soon_threadsafe(self._window.release, list(pieces))
 
     def close(self) -> None:
-        """Cancel what is on its way and close what is open."""
+        """Have the loop cancel what is on its way and close what is open; does not wait for it.
+
+        A dropped iterator ends here too, and the garbage collector drops iterators in any thread,
+        at any allocation, also under a lock that the loop needs: whoever waited here could wait
+        for ever.
+        """
         if self._portal.closed:
             self._window.close_all()
-        elif _running_loop() is self._portal.loop:  # the garbage collector may run anywhere
-            self._window.cancel()
         else:
-            self._portal.call(self._window.stop)
+            self._portal.loop.call_soon_threadsafe(self._window.cancel)
 
 
 async def _made(make: Callable[[], PieceWindow]) -> PieceWindow:
     return make()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -105,10 +106,15 @@ def piece_bytes(source: ChunkSource, stream: LaneStream) -> list[int]:
     return [int(means[piece.chunk] * piece.fetched) for piece in stream.pieces]
 
 
+def _most_open() -> int:
+    """Return how many chunks may be open at once: an open chunk takes two descriptors."""
+    return max(8, min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
+
+
 def make_window(plan: ReadPlan, stream: LaneStream) -> PieceWindow:
     """Return what opens the pieces of a stream ahead of its reader; call it on the loop."""
     budget = ByteBudget(_AHEAD_BYTES, name="the prefetch budget")
-    most = 2 * stream.widest_window + max(plan.ahead, 1)
+    most = min(2 * stream.widest_window + max(plan.ahead, 1), _most_open())
     nbytes = piece_bytes(plan.source, stream)
     return PieceWindow(stream.pieces, nbytes, plan.source.open_piece, budget, most)
 
@@ -123,7 +129,7 @@ class RunsReader(LaneReader):
         self._tables: dict[int, SampleTable] = {}
         self._held: dict[int, Held] = {}
         self._warned: set[int] = set()
-        self._spare: Any = None
+        self._spare: list[Any] = []  # a good sample, once there was one
         self._feed: PieceFeed | None = None
         self._portal: Portal | None = None
         total = sum(piece_bytes(self._source, stream))
@@ -219,11 +225,16 @@ class RunsReader(LaneReader):
 
     def _read_or_skip(self, pieces: list[int], samples: list[int]) -> list[Any]:
         """Read a batch; where it fails and skipping is allowed, sample by sample."""
-        try:
+        if not self._plan.skips:
             return self._read(pieces, samples)
+        try:
+            values = self._read(pieces, samples)
         except (DatasetError, StoreError):
-            if not self._plan.skips:
-                raise
+            return self._read_singly(pieces, samples)
+        self._spare = values[-1:]
+        return values
+
+    def _read_singly(self, pieces: list[int], samples: list[int]) -> list[Any]:
         # What is in place of a sample comes from its own batch, so that steps stay equal.
         good: dict[int, Any] = {}
         failed: Exception | None = None
@@ -234,10 +245,11 @@ class RunsReader(LaneReader):
                 failed = error
                 self._warn_of(piece, error)
         if not good:
-            if self._spare is None or failed is None:
-                raise failed or IndexError("an empty batch")
-            good[0] = self._spare
-        self._spare = next(iter(good.values()))
+            if not self._spare:
+                assert failed is not None
+                raise failed
+            good[0] = self._spare[0]
+        self._spare = [next(iter(good.values()))]
         self._source.stats.skipped += len(pieces) - len(good)
         there = sorted(good)
         return [good.get(number, good[there[number % len(there)]]) for number in range(len(pieces))]
@@ -281,10 +293,18 @@ class RunsReader(LaneReader):
             if held is None:
                 return False
             self._held[piece], self._readers[piece] = held, held.reader
+        if self._feed is None and len(self._readers) > _most_open():
+            self._forget(pieces)
         self._source.stats.wait_seconds += time.perf_counter() - began
         if missing:
             complete("wait", "open pieces", int(began * 1e9), pieces=len(missing))
         return True
+
+    def _forget(self, pieces: set[int]) -> None:
+        """Unmap local chunks but those of these pieces; they are mapped anew when needed."""
+        for piece in self._readers.keys() - pieces:
+            self._tables.pop(piece, None)
+            del self._readers[piece], self._held[piece]
 
     def _start(self, portal: Portal) -> None:
         """Begin to fetch chunks ahead; not before a first batch that is read by range, whose few
@@ -334,7 +354,8 @@ def read_samples(source: ChunkSource, chunks: list[int], samples: list[int]) -> 
     loop = portal()
     source.open_on(loop)
     readers, held = loop.call(source.open_samples, chunks, samples)
-    values = [reader.sample(sample) for reader, sample in zip(readers, samples, strict=True)]
-    for one in held:
-        one.close()
-    return values
+    try:
+        return [reader.sample(sample) for reader, sample in zip(readers, samples, strict=True)]
+    finally:
+        for one in held:
+            one.close()

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -73,6 +74,7 @@ def resolve(input_dir: str | Path | Dir, cache_dir: str | Path | Dir | None = No
     if text.endswith(".parquet") and "*" in text.rsplit("/", 1)[-1]:
         text, pattern = text.rsplit("/", 1)
     folder = None if cache is None else _cache_folder(cache)
+    text = text.removeprefix("file://")
     if text.startswith("local:"):
         path = str(Path(text.removeprefix("local:")).expanduser().absolute())
         return Location(path, False, folder, pattern, True)
@@ -91,8 +93,11 @@ def _cache_folder(cache: object) -> Path:
 
 def default_cache_dir() -> Path:
     """Return the folder in which chunks are cached where the user names none."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "aiolit" / "chunks"
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home, as containers have them
+        base = Path(tempfile.gettempdir()) / f"cache-of-{os.getuid()}"
+    return base / "aiolit" / "chunks"
 
 
 def cache_limit(max_cache_size: int | float | str | None, folder: Path) -> int | None:

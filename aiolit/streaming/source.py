@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
+import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -95,6 +96,7 @@ class ChunkSource:
         self._fetchers: dict[int, ChunkFetcher] = {}
         self._cache: ChunkHolder | None = None
         self._mapped: OrderedDict[int, SampleReader] = OrderedDict()
+        self._lock = threading.Lock()
         self._closing: weakref.finalize[..., ChunkSource] | None = None
 
     def _bind(self) -> BoundLoader:
@@ -107,7 +109,7 @@ class ChunkSource:
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for name in ("_bound", "_fetchers", "_cache", "_mapped", "_closing"):
+        for name in ("_bound", "_fetchers", "_cache", "_mapped", "_closing", "_lock"):
             state.pop(name, None)  # one that was unpickled and not used yet has none
         return state
 
@@ -160,16 +162,17 @@ class ChunkSource:
         """Return a reader for random access; the last few chunks stay mapped."""
         self._check_process()
         reader = self._mapped.get(chunk)
-        if reader is not None:
+        if reader is None:
+            held = self.open_direct(chunk)
+            if held is None:
+                return None
+            reader = held.reader
+        with self._lock:
+            self._mapped[chunk] = reader
             self._mapped.move_to_end(chunk)
-            return reader
-        held = self.open_direct(chunk)
-        if held is None:
-            return None
-        self._mapped[chunk] = held.reader
-        if len(self._mapped) > _OPEN_CHUNKS:
-            self._mapped.popitem(last=False)
-        return held.reader
+            if len(self._mapped) > _OPEN_CHUNKS:
+                self._mapped.popitem(last=False)
+        return reader
 
     async def open_piece(self, piece: Piece) -> Held | None:
         """Open samples of a chunk on the running loop; see ``ChunkFetcher.open_piece``."""
@@ -228,7 +231,8 @@ class ChunkSource:
             limit = self.options.cache.limit
             return MemoryCache(_MEMORY_BYTES if limit is None else min(limit, _MEMORY_BYTES))
         cache = ChunkCache(self.options.cache, self._namespace)
-        cache.reclaim()
+        # What dead processes left is looked for beside the reading, which does not wait for it.
+        asyncio.get_running_loop().run_in_executor(None, cache.reclaim)
         return cache
 
     def open_store(self) -> Store:
@@ -239,6 +243,7 @@ class ChunkSource:
         if self._pid != os.getpid():
             self._pid, self._fetchers, self._cache = os.getpid(), {}, None
             self._mapped, self._closing = OrderedDict(), None
+            self._lock = threading.Lock()
             self.stats = Counters()
 
 
