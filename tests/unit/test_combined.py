@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from aiolit import (
     StreamingDataset,
 )
 from aiolit.errors import ConfigError, StateError
+from aiolit.streaming.epoch import Readers
+from aiolit.streaming.topology import Topology
 from aiolit.testing.datasets import write_dataset
 from aiolit.testing.jobs import TrainingJob, assert_resumable, samples_of
 
@@ -410,3 +413,38 @@ def test_num_samples_is_of_all_ranks(folders: list[Path]) -> None:
     made = CombinedStreamingDataset(datasets)
     assert made.num_samples == sum(SIZES)
     assert len(made) == sum(SIZES) // 3
+
+
+# ---- cost ------------------------------------------------------------------------------------
+
+
+def test_ten_million_samples_on_512_workers(tmp_path: Path) -> None:
+    """Planning and resuming cost what the chunks do, wherever in the epoch: nothing is replayed
+    (the peer draws every choice again). Only the indexes are there, so nothing can be read."""
+    count, chunks = 10_000_000, 10_000
+    path = write_dataset(tmp_path / "d", [0, 1], chunk_size=2) / "index.json"
+    document = json.loads(path.read_text())
+    entry, size = document["chunks"][0], count // chunks
+    document["chunks"] = [
+        {**entry, "filename": f"chunk-0-{n}.bin", "chunk_size": size, "chunk_bytes": 12 * size}
+        for n in range(chunks)
+    ]
+    path.write_text(json.dumps(document))
+    members = [StreamingDataset(tmp_path / "d", shuffle=True, seed=seed) for seed in (1, 2, 3)]
+    made = CombinedStreamingDataset(
+        [
+            CombinedStreamingDataset(members[:2], weights=[0.9, 0.4], iterate_over_all=False),
+            ParallelStreamingDataset(members[2:]),
+        ]
+    )
+    readers = Readers(Topology(13, 64), 8, 32)
+    whole = made.begin(readers)
+    state = made.save_run(whole, int(whole.num_batches * 0.9))
+    assert len(json.dumps(state)) < 3000
+    tracemalloc.start()
+    made.load_state_dict(state)
+    run = made.begin(readers)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert run.num_batches == whole.num_batches - int(whole.num_batches * 0.9)
+    assert peak < 24 * chunks * len(members) * 8
