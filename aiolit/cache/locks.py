@@ -2,7 +2,8 @@
 
 A ``flock`` belongs to the open file, and a forked child shares its parent's open files: a lock that
 the parent has let go would live on in the child. So a child closes what it inherits, at once, and
-no fork happens between the opening of a file and its entry in the list of those to close.
+no fork happens between the opening of a file and its entry in the list of those to close. Until the
+child has run that far, a file of its parent's may for a moment seem to be in use.
 """
 
 from __future__ import annotations

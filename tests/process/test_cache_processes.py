@@ -290,14 +290,26 @@ COMMON = """
         return None if found is None else found[0]
 
     def child(work):
+        seen, begun = os.pipe()
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
+                os.write(begun, b"x")
                 code = work() or 0
             finally:
                 os._exit(code)
+        os.read(seen, 1)  # until then it may hold what it inherited
+        os.close(seen)
+        os.close(begun)
         return pid
+
+    go, wait = os.pipe()
+
+    def until_told():
+        # What a child does: wait for the parent's word, or its end.
+        os.close(wait)
+        os.read(go, 1)
 
     def ended(pid):
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -317,8 +329,7 @@ def test_a_forked_child_keeps_no_lock(script: Callable[[str, int], None]) -> Non
     """A parent with open leases forks a child that lives on: what the parent lets go is free."""
     source = """
     lease = get(cache, "a")
-    go, wait = os.pipe()
-    pid = child(lambda: os.read(go, 1) and lease.close())
+    pid = child(lambda: until_told() or lease.close())
     assert get(cache, "b") is None
     lease.close()
     again = get(cache, "b")
@@ -334,11 +345,9 @@ def test_a_forked_child_keeps_no_lock(script: Callable[[str, int], None]) -> Non
 def test_a_fork_in_a_fetch(script: Callable[[str, int], None]) -> None:
     """The child of a fetching process neither holds nor harms the fetch."""
     source = """
-    go, wait = os.pipe()
-
     async def forking(target):
         global pid
-        pid = child(lambda: os.read(go, 1) and 0)
+        pid = child(until_told)
         target[:] = b"y" * len(target)
 
     found = asyncio.run(cache.get("a", SIZE, forking))
