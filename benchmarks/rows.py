@@ -29,16 +29,22 @@ class Contender:
     mode: str = ""
 
 
-_LIMIT = {"script": "run_limit.py", "data": "source"}
-_AIOLIT = {"script": "run_aiolit.py", "data": "aiolit"}
+def _limit(label: str, mode: str = "") -> Contender:
+    return Contender(label=label, script="run_limit.py", data="source", mode=mode)
+
+
+def _aiolit(label: str, mode: str = "") -> Contender:
+    return Contender(label=label, script="run_aiolit.py", data="aiolit", mode=mode)
+
+
 CONTENDERS: Mapping[str, Contender] = {
     contender.label: contender
     for contender in (
-        Contender(label="limit", **_LIMIT),
-        Contender(label="bare GETs", mode="gets", **_LIMIT),
-        Contender(label="limit, together", mode="together", **_LIMIT),
-        Contender(label="aiolit", **_AIOLIT),
-        Contender(label="aiolit, together", mode="together", **_AIOLIT),
+        _limit("limit"),
+        _limit("bare GETs", "gets"),
+        _limit("limit, together", "together"),
+        _aiolit("aiolit"),
+        _aiolit("aiolit, together", "together"),
         Contender(label="litdata", script="run_litdata.py", peer="litdata-0.2.76", data="litdata"),
         Contender(
             label="mosaicml",

@@ -12,7 +12,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 root=${AIOLIT_PEERS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/aiolit-peers}
-python=${PEERS_PYTHON:-python3}
+python=${PEERS_PYTHON:-$(command -v python3.11 || command -v python3)}
 litdatas=(litdata-0.2.58 litdata-0.2.76 litdata-0.2.76-pyarrow)
 others=(mosaicml-streaming webdataset)
 unset PYTHONPATH PYTHONHOME VIRTUAL_ENV
