@@ -166,10 +166,12 @@ class AsyncStreamingDataset:
             readers, ranged = await source.open_samples(
                 [chunks[number] for number in missing], [samples[number] for number in missing]
             )
-            for number, reader in zip(missing, readers, strict=True):
-                values[number] = reader.sample(samples[number])
-            for one in ranged:
-                one.close()
+            try:
+                for number, reader in zip(missing, readers, strict=True):
+                    values[number] = reader.sample(samples[number])
+            finally:
+                for one in ranged:
+                    one.close()
         return values
 
     async def _samples(self) -> AsyncIterator[Any]:
@@ -190,13 +192,14 @@ class AsyncStreamingDataset:
                 if reader is not None
             ]
         readers, held = await dataset.source.open_samples(chunks, samples)
-        found = [
-            dataset.transform(reader.sample(sample))
-            for reader, sample in zip(readers, samples, strict=True)
-        ]
-        for one in held:
-            one.close()
-        return found
+        try:
+            return [
+                dataset.transform(reader.sample(sample))
+                for reader, sample in zip(readers, samples, strict=True)
+            ]
+        finally:
+            for one in held:
+                one.close()
 
     @property
     def _dataset(self) -> StreamingDataset:
