@@ -51,7 +51,7 @@ CONTENDERS: Mapping[str, Contender] = {
             script="run_mosaicml.py",
             peer="mosaicml-streaming",
             data="mosaicml",
-            exact=False,  # from S3 with two workers, a run in three or so has other samples
+            exact=False,  # one run from S3 with two workers was seen that had other samples
         ),
         Contender(
             label="webdataset", script="run_webdataset.py", peer="webdataset", data="webdataset"
