@@ -246,8 +246,9 @@ def _phases(sizes: Sequence[int], schedule: Schedule) -> NDArray[np.int64]:
     """Return how many samples of each member each phase holds, until a member is used up."""
     left, found = list(sizes), []
     for number, (begin, weights) in enumerate(schedule):
-        total = sum(weights)
-        shares = [weight / total for weight in weights]
+        most = max(weights)
+        total = sum(weight / most for weight in weights)
+        shares = [weight / most / total for weight in weights]
         until = schedule[number + 1][0] - begin if number + 1 < len(schedule) else math.inf
         lasts = min(have / share for have, share in zip(left, shares, strict=True) if share > 0)
         # A hair more, for a quotient that floating point has put just below a whole number.
@@ -256,7 +257,7 @@ def _phases(sizes: Sequence[int], schedule: Schedule) -> NDArray[np.int64]:
         counts = [min(count, have) for count, have in zip(counts, left, strict=True)]
         found.append(counts)
         left = [have - count for have, count in zip(left, counts, strict=True)]
-        if lasts <= until:
+        if length < until:
             break
     return np.array(found, np.int64)
 

@@ -27,6 +27,7 @@ class TrainingJob:
 
     Attributes:
         num_batches: How many batches every rank reads.
+        epoch: The epoch they are of: not that of the state if it leaves no batch to these readers.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class TrainingJob:
         counts = {run.num_batches for run in self._runs}
         assert len(counts) == 1, f"the ranks read different numbers of batches: {sorted(counts)}"
         self.num_batches = counts.pop()
+        self.epoch = self._runs[0].position.epoch
 
     def take(self, steps: int) -> list[list[Batch]]:
         """Return the batches of the next steps: for each step, one of every rank."""
