@@ -184,7 +184,7 @@ class S3Server:
         address = run / "rclone.sock"
         log = run / "rclone.log"
         command = [str(_rclone()), "serve", "s3", str(self.root), "--addr", f"unix://{address}"]
-        command += ["--config", os.devnull, "--dir-cache-time", "200ms", "--poll-interval", "0"]
+        command += ["--config", os.devnull, "--dir-cache-time", "10ms", "--poll-interval", "0"]
         command += ["--no-checksum", "--etag-hash", "", "--vfs-cache-mode", "off"]
         process = self._spawn(command, log)
         deadline = time.monotonic() + _START_SECONDS

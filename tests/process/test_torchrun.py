@@ -22,12 +22,10 @@ SAMPLES = 203
 # Each rank builds everything before it joins the group, adds something up over all ranks at each
 # step (a rank with fewer batches would hang), and writes down what it read.
 SCRIPT = """
-import json, sys
+import json, multiprocessing, sys
 from aiolit import CombinedStreamingDataset, StreamingDataLoader, StreamingDataset
 import torch
 import torch.distributed as dist
-
-jobs, out = json.loads(sys.argv[1]), sys.argv[2]
 
 def build(job):
     options = job["options"]
@@ -37,25 +35,35 @@ def build(job):
             [dataset, StreamingDataset(job["url"], **options)],
             weights=[0.7, 0.3], iterate_over_all=False,
         )
-    return StreamingDataLoader(dataset, batch_size=8, num_workers=job["workers"])
+    start = "forkserver" if job["workers"] else None
+    return StreamingDataLoader(
+        dataset, batch_size=8, num_workers=job["workers"], multiprocessing_context=start
+    )
 
-loaders = [build(job) for job in jobs]
-dist.init_process_group("gloo")
-rank = dist.get_rank()
-found = []
-for job, loader in zip(jobs, loaders):
-    said, samples, steps = (len(loader), len(loader.dataset)), [], 0
-    for batch in loader:
-        total = torch.tensor([len(batch)])
-        dist.all_reduce(total)
-        samples += batch.tolist()
-        steps += 1
-    assert said == (steps, len(samples)), (said, steps, len(samples))
-    found.append([steps, samples])
-with open(f"{out}/rank{rank}.json", "w") as file:
-    json.dump(found, file)
-dist.barrier()
-dist.destroy_process_group()
+def main(jobs, out):
+    # Not fork: gloo's threads take and leave the interpreter at any time, and a child that CPython
+    # 3.11 forks at such a moment waits for ever for its lock on the list of threads.
+    multiprocessing.set_forkserver_preload(["aiolit.streaming.dataloader"])
+    loaders = [build(job) for job in jobs]
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    found = []
+    for job, loader in zip(jobs, loaders):
+        said, samples, steps = (len(loader), len(loader.dataset)), [], 0
+        for batch in loader:
+            total = torch.tensor([len(batch)])
+            dist.all_reduce(total)
+            samples += batch.tolist()
+            steps += 1
+        assert said == (steps, len(samples)), (said, steps, len(samples))
+        found.append([steps, samples])
+    with open(f"{out}/rank{rank}.json", "w") as file:
+        json.dump(found, file)
+    dist.barrier()
+    dist.destroy_process_group()
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]), sys.argv[2])
 """
 
 MESH = """
