@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import time
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from aiolit.runtime.tracing import span
 from aiolit.streaming.deck import LaneReader, ReadableDeck, ReadableShares
 from aiolit.streaming.state import VERSION, Position, check_same
 from aiolit.streaming.topology import Topology
+from aiolit.streaming.workers import check_worker, warn_of_no_batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ class Streamable(IterableDataset[Any]):
         """
         coming = position is None
         if coming and self._of_worker is not None:
-            _check_worker(self._of_worker)
+            check_worker(self._of_worker)
         position = self._position if position is None else position
         options, about = self.options(), self._about()
         if coming and self._pending is not None:
@@ -203,7 +203,7 @@ class Streamable(IterableDataset[Any]):
             position = self.next_position(run)
             run = self._plan(readers, position, self.options(), self._about())
         if coming and run.size and not run.num_batches:
-            _warn_of_none(run)
+            warn_of_no_batch(run.deal, run.size)
         return run
 
     def _plan(
@@ -479,26 +479,6 @@ class Streamable(IterableDataset[Any]):
     ) -> tuple[Dealt[ReadableShares], int]:
         deck = self._deck_at(position, options, deal)
         return deal_epoch(deck, position.epoch, position.legs, deal)
-
-
-def _check_worker(expected: tuple[int, int]) -> None:
-    info = get_worker_info()
-    here = (0, 1) if info is None else (info.id, info.num_workers)
-    if here != expected:
-        raise StateError(
-            f"this is the state of worker {expected[0]} of {expected[1]} and goes on there alone, "
-            f"not in worker {here[0]} of {here[1]}"
-        )
-
-
-def _warn_of_none(run: Run) -> None:
-    info = get_worker_info()
-    if info is None or info.id == 0:
-        warnings.warn(
-            f"there is no batch: {run.size} samples are fewer than the {run.deal.ranks} ranks' "
-            f"batches of {run.deal.batch_size} need together, and drop_last leaves them out",
-            stacklevel=4,
-        )
 
 
 def whole_number(value: object, name: str) -> int:
