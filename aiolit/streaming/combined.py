@@ -15,7 +15,7 @@ from aiolit.plan.order import Deal
 from aiolit.plan.subset import exact_shares
 from aiolit.runtime.stats import Counters
 from aiolit.streaming.deck import ReadableDeck
-from aiolit.streaming.epoch import Readers, Streamable, whole_number
+from aiolit.streaming.epoch import Readers, Streamable, Streamed, whole_number
 from aiolit.streaming.mixture import MixDeck, MixShares, UnitDeck
 from aiolit.streaming.state import Position
 from aiolit.streaming.topology import Topology, agreed
@@ -63,7 +63,7 @@ class CombinedStreamingDataset(Streamable):
 
     def __init__(
         self,
-        datasets: Sequence[Streamable],
+        datasets: Sequence[Streamable | Streamed],
         seed: int = 42,
         weights: Sequence[float] | None = None,
         iterate_over_all: bool = True,
@@ -283,23 +283,29 @@ def _checked_schedule(schedule: Sequence[tuple[int, Sequence[float]]], members: 
     return tuple(found)
 
 
-def check_members(datasets: Sequence[Streamable]) -> list[Streamable]:
-    """Check the members of a composed data set.
+def check_members(datasets: Sequence[Streamable | Streamed]) -> list[Streamable]:
+    """Check the members of a composed data set; of raw files, what reads their epochs is taken.
 
     Raises:
         ConfigError: There is none, or one is no streaming data set, or mixes whole batches.
     """
-    members = list(datasets)
-    if not members:
-        raise ConfigError("give at least one data set")
-    for member in members:
-        if not _is_streamable(member):
-            raise ConfigError(
-                f"the members must be aiolit's streaming data sets, not {type(member).__name__}"
-            )
+    members: list[Streamable] = []
+    for given in datasets:
+        member = given if isinstance(given, Streamable) else _streaming(given)
+        members.append(member)
         if isinstance(member, CombinedStreamingDataset) and member.is_per_stream:
             raise ConfigError("batching_method='per_stream' is for a mixture that is no member")
+    if not members:
+        raise ConfigError("give at least one data set")
     return members
+
+
+def _streaming(given: object) -> Streamable:
+    if isinstance(given, Streamed):
+        return given.streaming()
+    raise ConfigError(
+        f"the members must be aiolit's streaming data sets, not {type(given).__name__}"
+    )
 
 
 def of_members(members: Sequence[Streamable]) -> tuple[bool | None, int | None]:
@@ -349,10 +355,6 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [to_plain(one) for one in value]
     return value
-
-
-def _is_streamable(value: object) -> bool:
-    return isinstance(value, Streamable)
 
 
 def _is_weight(value: object) -> bool:

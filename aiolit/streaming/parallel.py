@@ -21,7 +21,7 @@ from aiolit.plan.runs import Ints
 from aiolit.runtime.stats import Counters
 from aiolit.streaming.combined import apply_to, check_members, of_members, settings_of
 from aiolit.streaming.deck import ChainDeck, LaneReader, ReadableDeck, ReadableShares, SliceDeck
-from aiolit.streaming.epoch import BatchOf, Readers, Run, Streamable, T
+from aiolit.streaming.epoch import BatchOf, Readers, Run, Streamable, Streamed, T
 from aiolit.streaming.state import Position
 from aiolit.streaming.topology import Topology, agreed
 
@@ -62,7 +62,7 @@ class ParallelStreamingDataset(Streamable):
 
     def __init__(
         self,
-        datasets: Sequence[Streamable],
+        datasets: Sequence[Streamable | Streamed],
         length: float | None = None,
         force_override_state_dict: bool = False,
         transform: Transform | None = None,
