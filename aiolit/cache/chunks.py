@@ -153,6 +153,8 @@ class ChunkCache:
             except BaseException:
                 lock.close()
                 raise
+        except FileNotFoundError:  # removed this very moment
+            return None
         except OSError as error:
             raise CacheError(f"the cached file {path} cannot be read: {error.strerror}") from error
         if lease is None:

@@ -206,7 +206,7 @@ class ChunkFetcher:
         mean = max(1, chunk.nbytes // max(1, self._loader.num_samples(chunk)))
         spans = coalesce(
             [(start * mean, stop * mean) for start, stop in units],
-            max_gap=min(_GAP_BYTES, 4096 + 4 * mean),  # not many times what is wanted
+            max_gap=_GAP_BYTES,
             max_bytes=_SPAN_BYTES,
         )
         return [(span.members, span.start // mean, span.end // mean) for span in spans]
