@@ -130,6 +130,13 @@ ROWS: Mapping[str, Row] = {
             job={"batch_size": 256},
         ),
         Row(
+            name="records-disk-cold",
+            title="Records of two numbers, local disk, cold, 0 workers, batches of 256",
+            kind="records",
+            cold=True,
+            job={"batch_size": 256},
+        ),
+        Row(
             name="tokens-disk",
             title="Blocks of 2048 tokens, local disk, warm, 0 workers, batches of 16",
             kind="tokens",
