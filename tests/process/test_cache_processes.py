@@ -28,21 +28,12 @@ CHILD = """
 import asyncio, json, os, random, sys
 from pathlib import Path
 from aiolit.cache.chunks import CacheConfig, ChunkCache
+from aiolit.testing.cache_folder import cache_disk_usage
 
 root, limit, log, seed = Path(sys.argv[1]), int(sys.argv[2]) or None, sys.argv[3], int(sys.argv[4])
 SPACE, SIZE = sys.argv[5], int(sys.argv[6])
 cache = ChunkCache(CacheConfig(root, limit), SPACE)
 held, chance = {}, random.Random(seed)
-
-
-def used():
-    total = root.stat().st_blocks * 512
-    for path in root.rglob("*"):
-        try:
-            total += path.lstat().st_blocks * 512
-        except FileNotFoundError:
-            pass
-    return total
 
 
 def say(*words):
@@ -60,7 +51,7 @@ def fill_of(name, stuck):
             say("filling")
             await asyncio.Event().wait()
         target[:] = content(name)
-        note = json.dumps([name, used(), os.getpid()]) + "\\n"
+        note = json.dumps([name, cache_disk_usage(root), os.getpid()]) + "\\n"
         with open(log, "a") as file:
             file.write(note)
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from aiolit.cache.ledger import Ledger, disk_bytes
+from aiolit.testing.cache_folder import cache_disk_usage
 from aiolit.testing.datasets import write_dataset
 
 COUNT, PER_CHUNK = 240, 10
@@ -186,20 +187,11 @@ class Jobs:
         self.running += ranks
         return ranks
 
-    def used(self) -> int:
-        total = 0
-        for path in [self.cache, *self.cache.rglob("*")]:
-            try:
-                total += path.lstat().st_blocks * 512
-            except FileNotFoundError:
-                continue
-        return total
-
     def watch(self, ranks: list[Job]) -> int:
         """Look at the folder until the ranks have ended; return the most that lay there."""
         peak = 0
         while any(rank.process.poll() is None for rank in ranks):
-            peak = max(peak, self.used())
+            peak = max(peak, cache_disk_usage(self.cache))
         return peak
 
     def close(self) -> None:
