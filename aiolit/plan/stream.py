@@ -105,6 +105,10 @@ class LaneStream:
         """Return the next ``count`` samples of a lane, by its place in the list of lanes."""
         return self._cursors[lane].take(count)
 
+    def window(self, lane: int) -> Taken:
+        """Return what is left of the window that a lane is read in, without taking it."""
+        return self._cursors[lane].window()
+
     def _plan_windows(self) -> list[_Window]:
         found = []
         for index, (lane, skip) in enumerate(zip(self._lanes, self._skips, strict=True)):
@@ -155,13 +159,17 @@ class _Cursor:
         none = [np.zeros(0, np.int64)]
         return Taken(np.concatenate(pieces or none), np.concatenate(samples or none), finished)
 
+    def window(self) -> Taken:
+        """Return what is left of the open window."""
+        return Taken(self._piece, self._sample, [])
+
     def _open_next(self) -> None:
         window = next(self._windows)
         run, sample = window.runs.expand()
-        order = self._lane.order(window.number)
+        piece, order = window.piece[run], self._lane.order(window.number)
         if order is not None:
-            run, sample = run[order], sample[order]
-        self._piece, self._sample = window.piece[run[window.skip :]], sample[window.skip :]
+            piece, sample = piece[order], sample[order]
+        self._piece, self._sample = piece[window.skip :], sample[window.skip :]
         self._held = window.pieces
 
 

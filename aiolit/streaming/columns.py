@@ -8,7 +8,7 @@ samples, bit for bit; where a batch turns out not to be of one shape, the caller
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from typing import Any
 
@@ -47,15 +47,32 @@ class ColumnCollate:
 
     def __call__(self, rows: Rows) -> Any:
         """Return the batch, or None if the samples are not of one shape."""
+        leaves = self._leaves(rows)
+        return None if leaves is None else self._build(leaves)
+
+    def several(self, rows: Rows, count: int) -> Iterator[Any] | None:
+        """Return what yields batches of ``count`` samples each; None if the samples of all of them
+        are not of one shape.
+
+        What numpy and torch ask for each call is paid once for all of them.
+        """
+        leaves = self._leaves(rows)
+        if leaves is None:
+            return None
+        # Copies: whoever keeps one batch, or pickles it, shall not keep all of them.
+        parts = zip(*(leaf.split(count) for leaf in leaves), strict=True)
+        return (self._build([leaf.clone() for leaf in part]) for part in parts)
+
+    def _leaves(self, rows: Rows) -> list[torch.Tensor] | None:
+        """Return each leaf of all rows."""
         if not self._has_sizes:
             tensor = self._columns[0](rows)
-            return None if tensor is None else self._build([tensor])
-        count = len(self._columns)
-        at = 4 * count
-        head = rows[:, :at]
+            return None if tensor is None else [tensor]
+        at = 4 * len(self._columns)
+        head = rows[:, :at].view("<u4")
         if (head != head[0]).any():
             return None
-        sizes = head[0].view("<u4").tolist()
+        sizes = head[0].tolist()
         if at + sum(sizes) != rows.shape[1]:
             return None
         tensors = []
@@ -65,7 +82,7 @@ class ColumnCollate:
                 return None
             tensors.append(tensor)
             at += size
-        return self._build(tensors)
+        return tensors
 
 
 def column_collate(index: Index) -> ColumnCollate | None:
@@ -117,7 +134,7 @@ def _column(name: str) -> Column | None:
 def _scalars(rows: Rows, dtype: np.dtype[Any]) -> torch.Tensor | None:
     if rows.shape[1] != dtype.itemsize:
         return None
-    return torch.from_numpy(np.ascontiguousarray(rows).view(dtype).reshape(-1))
+    return torch.from_numpy(np.ascontiguousarray(rows.view(dtype)).reshape(-1))
 
 
 def _vectors(rows: Rows, dtype: np.dtype[Any]) -> torch.Tensor | None:
@@ -125,7 +142,7 @@ def _vectors(rows: Rows, dtype: np.dtype[Any]) -> torch.Tensor | None:
         return None
     if not rows.shape[1]:
         return torch.from_numpy(np.zeros((len(rows), 0), dtype))
-    return torch.from_numpy(np.ascontiguousarray(rows).view(dtype))
+    return torch.from_numpy(np.ascontiguousarray(rows.view(dtype)))
 
 
 def _tensors(rows: Rows, dtype: torch.dtype, shape: list[int]) -> torch.Tensor | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -206,8 +206,11 @@ class StreamingDataLoader(DataLoader[Any]):
         readers = Readers(self._source.find_topology(), max(1, self.num_workers), self.batch_size)
         return self._source.begin(readers)
 
-    def _open(self, run: Run) -> DataLoader[Any]:
-        """Return torch's loader for a run: the one whose workers live on, if they expect it."""
+    def _open(self, run: Run) -> Iterable[Any]:
+        """Return what yields the batches of a run: torch's loader, the one whose workers live on if
+        they expect it. Where it would do nothing but pass batches on, it is left out."""
+        if not self.num_workers and not self.pin_memory:
+            return _Feed(self._source, run, self._collate, self._board)
         if self._workers is not None:
             expected, kept = self._workers
             if expected == run:
@@ -247,11 +250,11 @@ class _Feed(IterableDataset[Any]):
         row[:] = _figures(self._source)
 
 
-def _figures(source: Streamable) -> list[float]:
-    total = Counters()
-    for counters in source.counters():
-        total.merge(counters)
-    return list(total.as_dict().values())
+def _figures(source: Streamable) -> Sequence[float]:
+    found = [counters.values() for counters in source.counters()]
+    if len(found) == 1:
+        return found[0]
+    return [sum(column) for column in zip(Counters().values(), *found, strict=True)]
 
 
 def _following(source: Streamable, run: Run) -> Run:

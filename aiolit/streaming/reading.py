@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +29,7 @@ from aiolit.streaming.source import ChunkSource
 
 _AHEAD_BYTES = 1 << 30  # pieces that are open or on their way, per stream
 _EARLY_SHARE = 25  # at most 4 % of the bytes are fetched by range before its chunk arrives
+_TOGETHER_BYTES = 256 << 10  # small batches are made together, up to so many bytes
 _EARLY_LEAST = 8  # and only where the chunks are this many times larger than the batch
 
 
@@ -130,6 +131,7 @@ class RunsReader(LaneReader):
         self._held: dict[int, Held] = {}
         self._warned: set[int] = set()
         self._spare: list[Any] = []  # a good sample, once there was one
+        self._made: Iterator[Any] = iter(())  # batches that were made together
         self._feed: PieceFeed | None = None
         self._portal: Portal | None = None
         total = sum(piece_bytes(self._source, stream))
@@ -164,6 +166,46 @@ class RunsReader(LaneReader):
             wants: Lanes and how many samples of each, in the batch's order.
             columns: What makes a batch of rows; where it cannot, torch's ``default_collate`` does.
         """
+        batch = next(self._made, None)
+        if batch is None and self._make_several(wants, columns):
+            batch = next(self._made)
+        if batch is None:
+            return self._collated_alone(wants, columns)
+        self._source.stats.samples += wants[0][1]
+        self._source.stats.batches += 1
+        return batch
+
+    def _make_several(self, wants: Sequence[tuple[int, int]], columns: ColumnCollate) -> bool:
+        """Make the coming batches of a lane together, those of the open window at most.
+
+        Returns:
+            False if they are to be made one by one: they are large, some of their chunks are not
+            open yet, or they are not of one shape.
+        """
+        lane, count = wants[0]
+        most = min(self._stream.left(lane), _TOGETHER_BYTES // self._mean) // count
+        if len(wants) > 1 or most < 2:
+            return False
+        window = self._stream.window(lane)
+        most = min(most, len(window.piece) // count) * count
+        piece, sample = window.piece[:most], window.sample[:most]
+        if most < 2 * count:
+            return False
+        wanted = _distinct(piece)
+        if not self._tables.keys() >= set(wanted):
+            return False
+        began = time.perf_counter()
+        rows = self._gather(wanted, piece, sample)
+        made = None if rows is None else columns.several(rows, count)
+        if made is None:
+            return False
+        self._made = made
+        for finished in self._stream.take(lane, most).finished:
+            self._finish(finished)
+        self._source.stats.collate_seconds += time.perf_counter() - began
+        return True
+
+    def _collated_alone(self, wants: Sequence[tuple[int, int]], columns: ColumnCollate) -> Any:
         taken = [self._stream.take(lane, count) for lane, count in wants]
         began = time.perf_counter()
         waited = self._source.stats.wait_seconds
@@ -184,20 +226,24 @@ class RunsReader(LaneReader):
         """Gather the stored bytes of samples; None where they are not rows of one length."""
         piece = np.concatenate([one.piece for one in taken])
         sample = np.concatenate([one.sample for one in taken])
-        wanted = np.unique(piece).tolist()
+        wanted = _distinct(piece)
         if not self._tables.keys() >= set(wanted) and not self._open_tables(wanted, len(piece)):
             return None
+        return self._gather(wanted, piece, sample)
+
+    def _gather(self, wanted: list[int], piece: Ints, sample: Ints) -> Rows | None:
+        """Gather rows of open tables, those of the pieces ``wanted``."""
         tables = [self._tables[one] for one in wanted]
         if len(tables) == 1:
-            only: Rows = tables[0].rows[sample - tables[0].first]
+            only: Rows = tables[0].rows.take(sample - tables[0].first, axis=0)
             return only
         nbytes = tables[0].rows.shape[1]
         if any(table.rows.shape[1] != nbytes for table in tables):
             return None
         rows = np.empty((len(piece), nbytes), np.uint8)
         for one, table in zip(wanted, tables, strict=True):
-            here = piece == one
-            rows[here] = table.rows[sample[here] - table.first]
+            here = np.flatnonzero(piece == one)
+            rows[here] = table.rows.take(sample[here] - table.first, axis=0)
         return rows
 
     def _open_tables(self, pieces: list[int], batch: int) -> bool:
@@ -338,6 +384,14 @@ class RunsReader(LaneReader):
             self._held.pop(piece, None)
         if self._feed is not None:
             self._feed.finish(pieces)
+
+
+def _distinct(numbers: Ints) -> list[int]:
+    """Return the different ones, sorted; most often it is one."""
+    if (numbers == numbers[0]).all():
+        return [int(numbers[0])]
+    found: list[int] = np.unique(numbers).tolist()
+    return found
 
 
 def read_samples(source: ChunkSource, chunks: list[int], samples: list[int]) -> list[Any]:
