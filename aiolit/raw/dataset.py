@@ -55,7 +55,7 @@ class StreamingRawDataset(Dataset[Any]):
         cache_dir: Where the list of files is kept, and with ``cache_files`` the files; by default
             below ``~/.cache/aiolit``.
         indexer: Finds the files; by default ``FileIndexer()``, which lists all of them.
-        storage_options: For the store's client, in the names of boto3 (or of the cloud's client).
+        storage_options: As for ``StreamingDataset``.
         cache_files: Keep files that were fetched in ``cache_dir``. A file that is replaced by one
             of the same size is not noticed.
         recompute_index: List the files, whatever was kept.
@@ -223,6 +223,10 @@ class StreamingRawDataset(Dataset[Any]):
         Each call returns a new one, at the start of epoch 1.
         """
         return RawStream(self.source, self.finish, self._epochs)
+
+    def stats(self) -> dict[str, int | float]:
+        """Return what this process has fetched and cached of this data set so far."""
+        return self.source.stats.as_dict()
 
     def finish(self, values: list[Any], numbers: list[int]) -> list[Any]:
         """Make the user's items of bytes."""

@@ -24,6 +24,7 @@ from aiolit.store.base import Store
 from aiolit.store.connect import open_store
 from aiolit.store.local import LocalStore
 from aiolit.store.threads import run_in_thread
+from aiolit.streaming.counting import counted
 
 _PART_BYTES = 8 << 20  # large files are fetched in parallel parts of this size
 _LARGE_BYTES = 16 << 20
@@ -129,7 +130,7 @@ class RawSource:
                 place = hashlib.sha256(self.options.url.encode()).hexdigest()[:16]
                 self._cache = ChunkCache(config, f"raw-{place}")
                 self._cache.reclaim()
-            store = self.options.open_store()
+            store = counted(self.options.open_store(), self.stats)
             self._fetchers[loop] = FileFetcher(store, self._cache, self.stats)
         return self._fetchers[loop]
 

@@ -12,6 +12,7 @@ from aiolit.errors import ConfigError, MissingDependencyError
 from aiolit.store.base import Store
 from aiolit.store.local import LocalStore
 from aiolit.store.memory import MemoryStore
+from aiolit.store.options import RETRY_NAMES
 from aiolit.store.retry import RetryPolicy, RetryStore
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
@@ -50,10 +51,12 @@ def open_store(
         url: A folder (a path, ``local:path`` or ``file:///path``), ``s3://``, ``r2://``,
             ``gs://``, ``azure://``, ``http(s)://``, ``hf://``, or ``memory://name``, which is
             one store per name and process.
-        storage_options: What the store's client takes; see the store's class. Local folders
-            take none and ignore them, since the same call often serves both.
+        storage_options: What the store's client takes; see the store's class. And for every
+            remote store: ``hedge_after_s``, to make a second request for a read in which no byte
+            has come for so many seconds; ``give_up_after_s``, the longest time without a byte,
+            over all attempts. Local folders ignore all, since the same call often serves both.
         session_options: The same, of the session (S3 only).
-        retry: When a remote store tries again; None: the defaults.
+        retry: When a remote store tries again; None: as the options say.
 
     Raises:
         ConfigError: An unknown scheme or option.
@@ -74,7 +77,9 @@ def open_store(
         raise MissingDependencyError(
             f"{scheme}:// needs {error.name}: pip install 'aiolit[{extra}]'", name=error.name
         ) from error
-    return RetryStore(make(str(url), storage_options, session_options), retry)
+    given = dict(storage_options or {})
+    policy = RetryPolicy.of({name: given.pop(name, None) for name in RETRY_NAMES})
+    return RetryStore(make(str(url), given, session_options), retry or policy)
 
 
 def scheme_of(url: str | Path) -> str:

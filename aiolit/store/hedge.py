@@ -23,6 +23,7 @@ class HedgedRead:
         after_s: How long without a byte before the second request, in seconds.
         clock: Seconds, monotonic.
         sleep: Waits for some seconds.
+        on_hedge: Called when a second request begins.
     """
 
     def __init__(
@@ -32,9 +33,10 @@ class HedgedRead:
         after_s: float,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
+        on_hedge: Callable[[], None] | None = None,
     ) -> None:
         self._read, self._advance, self._after_s = read, advance, after_s
-        self._clock, self._sleep = clock, sleep
+        self._clock, self._sleep, self._on_hedge = clock, sleep, on_hedge
         self._last_byte = clock()
         self._running: set[asyncio.Task[None]] = set()
         self._watch: asyncio.Task[None] | None = None
@@ -91,6 +93,8 @@ class HedgedRead:
             if left_s > 0:
                 await self._sleep(left_s)
             elif len(self._running) == 1:
+                if self._on_hedge is not None:
+                    self._on_hedge()
                 self._start(group)
                 self._last_byte = self._clock()
             else:

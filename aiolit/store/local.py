@@ -20,6 +20,7 @@ from aiolit.errors import (
     StoreError,
 )
 from aiolit.store.base import Buffer, ByteStream, Data, ObjectInfo, Store, buffers, check_range
+from aiolit.store.owned import hold, remove_if_abandoned
 from aiolit.store.threads import open_in_thread, run_in_thread
 from aiolit.store.upload import Upload
 
@@ -219,6 +220,18 @@ class LocalStore(Store):
         with self._mapped(key):
             await run_in_thread(path.unlink, missing_ok=True)
 
+    def remove_abandoned(self, *folders: str) -> int:
+        """Remove the unfinished files of killed processes; blocks.
+
+        Args:
+            folders: The folders to look into, relative to this one; ``""`` is this one.
+
+        Returns:
+            How many there were.
+        """
+        found = [path for each in folders for path in (self.path / each).glob(f".*{_UNFINISHED}")]
+        return sum(remove_if_abandoned(path) for path in found)
+
     @contextmanager
     def _mapped(self, key: str) -> Iterator[None]:
         """Turn the system's errors into the store's."""
@@ -343,10 +356,14 @@ def _begin_file(path: Path) -> tuple[int, Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError(str(path))
-    # Not derived from the name, which may already be as long as the file system allows.
-    unfinished = path.parent / f".{secrets.token_hex(8)}{_UNFINISHED}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    return os.open(unfinished, flags, 0o666), unfinished
+    while True:
+        # Not derived from the name, which may already be as long as the file system allows.
+        unfinished = path.parent / f".{secrets.token_hex(8)}{_UNFINISHED}"
+        fd = os.open(unfinished, flags, 0o666)
+        if hold(fd):
+            return fd, unfinished
+        os.close(fd)
 
 
 def _forget_file(begun: tuple[int, Path]) -> None:
@@ -359,13 +376,10 @@ def _forget_file(begun: tuple[int, Path]) -> None:
 def _write_file(path: Path, parts: list[memoryview], if_absent: bool) -> None:
     fd, unfinished = _begin_file(path)
     try:
-        try:
-            offset = 0
-            for part in parts:
-                _pwrite(fd, part, offset)
-                offset += len(part)
-        finally:
-            os.close(fd)
+        offset = 0
+        for part in parts:
+            _pwrite(fd, part, offset)
+            offset += len(part)
         if if_absent:
             _link_file(unfinished, path)
             unfinished.unlink(missing_ok=True)
@@ -374,6 +388,8 @@ def _write_file(path: Path, parts: list[memoryview], if_absent: bool) -> None:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(fd)  # and with it the lock, once the file has its name
 
 
 def _link_file(unfinished: Path, path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from aiolit.errors import ConfigError
 
 CONNECTION_NAMES = ("max_connections", "connect_timeout_s", "stall_timeout_s")
+RETRY_NAMES = ("hedge_after_s", "give_up_after_s")  # taken out before a store sees its options
 
 
 def take_connection_options(given: dict[str, Any]) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def reject_unknown(
     Raises:
         ConfigError: It names the option, and the nearest known one.
     """
-    names = sorted({*known, *CONNECTION_NAMES})
+    names = sorted({*known, *CONNECTION_NAMES, *RETRY_NAMES})
     for name in given:
         if name not in names:
             near = difflib.get_close_matches(str(name), names, n=1)

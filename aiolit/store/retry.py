@@ -6,13 +6,14 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from aiolit.errors import (
+    ConfigError,
     ObjectChangedError,
     ShortBodyError,
     StoreError,
@@ -59,6 +60,20 @@ class RetryPolicy:
     give_up_unreached_after_s: float = 20.0
     hedge_after_s: float | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("give_up_after_s", "hedge_after_s"):
+            value = getattr(self, name)
+            given = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (given and value >= 0):
+                raise ConfigError(f"{name} must be a number of seconds, not {value!r}")
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """Make a policy of what users may say, under the names of ``RETRY_NAMES``."""
+        policy = cls(**{name: value for name, value in options.items() if value is not None})
+        unreached = min(policy.give_up_after_s, policy.give_up_unreached_after_s)
+        return replace(policy, give_up_unreached_after_s=unreached)
+
 
 def _random() -> float:
     # From the system: forked workers share the state of `random`, and would wait in step.
@@ -80,6 +95,7 @@ class RetryStore(WrappedStore):
         sleep: Waits for some seconds.
         random: A number in [0, 1).
         on_retry: Called with the error each time an attempt has failed and another will be made.
+        on_hedge: Called each time a second request is made for a read that has stalled.
     """
 
     def __init__(
@@ -91,17 +107,47 @@ class RetryStore(WrappedStore):
         sleep: Sleep = asyncio.sleep,
         random: Callable[[], float] = _random,
         on_retry: Callable[[StoreError], None] | None = None,
+        on_hedge: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(inner)
         self.policy = policy if policy is not None else RetryPolicy()
-        self.on_retry = on_retry
+        self.on_retry, self.on_hedge = on_retry, on_hedge
         self._clock, self._sleep, self._random = clock, sleep, random
 
     async def head(self, key: str) -> ObjectInfo:
         return await self.persist(key, lambda: self.inner.head(key))
 
     async def get(self, key: str) -> bytes:
-        return await Store.get(self, key)
+        """Return the whole object; see ``Store.get``."""
+        if self.policy.hedge_after_s is None:
+            return await Store.get(self, key)
+        tries, data = self.begin(key), bytearray()
+        version: str | None = None
+        size: int | None = None
+
+        async def read(progress: Progress) -> str | None:
+            nonlocal version, size
+            async with self.inner.stream(key, len(data), etag=version) as pieces:
+                async for piece in pieces:
+                    # The version that counts is that of the request whose byte came first.
+                    if not data:
+                        version, size = pieces.etag, pieces.size
+                    elif pieces.size not in (None, size):
+                        raise _changed(self.object_url(key))
+                    progress(len(piece))
+                    data.extend(piece)
+            return version
+
+        while True:
+            try:
+                await self._attempt(read, lambda _: tries.progressed())
+            except WORTH_A_RETRY as error:
+                if not data or len(data) != size:
+                    await tries.again(error)
+                    continue
+            except StoreError as error:
+                tries.end(error)
+            return bytes(data)
 
     async def get_range(self, key: str, start: int, end: int, *, etag: str | None = None) -> bytes:
         return await Store.get_range(self, key, start, end, etag=etag)
@@ -153,14 +199,18 @@ class RetryStore(WrappedStore):
                 if done == len(out):
                     return version  # all of it came; what failed was the end of the transfer
                 await tries.again(error)
+            except StoreError as error:
+                tries.end(error)
 
     async def _attempt(
         self, read: Callable[[Progress], Awaitable[str | None]], advance: Progress
     ) -> str | None:
         if self.policy.hedge_after_s is None:
             return await read(advance)
-        hedge_after_s = self.policy.hedge_after_s
-        return await HedgedRead(read, advance, hedge_after_s, self._clock, self._sleep).run()
+        hedged = HedgedRead(
+            read, advance, self.policy.hedge_after_s, self._clock, self._sleep, self.on_hedge
+        )
+        return await hedged.run()
 
     @asynccontextmanager
     async def stream(
@@ -221,6 +271,8 @@ class RetryStore(WrappedStore):
                 return await attempt()
             except WORTH_A_RETRY as error:
                 await tries.again(error)
+            except StoreError as error:
+                tries.end(error)
 
     def begin(self, key: str) -> Tries:
         """Begin to count the attempts of one operation."""
@@ -285,6 +337,19 @@ class Tries:
             self._on_retry(error)
         await self._sleep(wait_s)
 
+    def end(self, error: StoreError) -> NoReturn:
+        """Raise what ends the operation; where other attempts went before, it says so.
+
+        Raises:
+            StoreError: ``error``, or one of its kind.
+        """
+        attempts, seconds = self._attempts + 1, self._clock() - self._began
+        if attempts > 1:
+            message = f"{error} (attempt {attempts}, {seconds:.1f} s after the first)"
+            raise type(error)(message, url=self._url, attempts=attempts, seconds=seconds) from error
+        error.seconds = seconds
+        raise error
+
     def _final(self, error: StoreError, now: float, retry_after_s: float | None) -> StoreError:
         seconds, idle = now - self._began, now - self._last_byte
         asked = f"; the server asks to wait {retry_after_s:.0f} s" if retry_after_s else ""
@@ -317,10 +382,11 @@ class _ResumingStream(ByteStream):
             except WORTH_A_RETRY as error:
                 await self._tries.again(error)
                 continue
+            except StoreError as error:
+                self._tries.end(error)
             self._context, self._pieces = context, pieces
             if self.size is not None and pieces.size not in (None, self.size):
-                url = self._store.object_url(self._key)
-                raise ObjectChangedError(f"{url} was replaced while it was read", url=url)
+                raise _changed(self._store.object_url(self._key))
             self.etag, self.size = pieces.etag, pieces.size
             return pieces
 
@@ -342,6 +408,10 @@ class _ResumingStream(ByteStream):
         context, self._context, self._pieces = self._context, None, None
         if context is not None:
             await context.__aexit__(None, None, None)
+
+
+def _changed(url: str) -> ObjectChangedError:
+    return ObjectChangedError(f"{url} was replaced while it was read", url=url)
 
 
 class _RetryUpload(Upload):

@@ -86,7 +86,10 @@ class StreamingDataset(Streamable):
         subsample: The share of the samples to read: the first ones, or with ``shuffle`` a random
             choice that ``seed`` fixes. Above 1, whole copies and a part. Never none at all.
         encryption: The key of encrypted data.
-        storage_options: For the store's client, in the names of boto3 (or of the cloud's client).
+        storage_options: For the store's client, in the names of boto3 (or of the cloud's client);
+            and for every store ``hedge_after_s``, to ask a second time where no byte has come for
+            so many seconds (the first answer is taken), and ``give_up_after_s``, how long reading
+            may go on without a byte, over all attempts (120).
         session_options: For the store's session, in the names of boto3.
         max_pre_download: Chunks each worker fetches ahead beyond those of the windows that it
             reads now and next.

@@ -34,6 +34,7 @@ from aiolit.runtime.stats import Counters
 from aiolit.store.base import Store
 from aiolit.store.connect import open_store
 from aiolit.store.parquet_index import kept_parquet_index, matches, parquet_index_folder
+from aiolit.streaming.counting import counted
 from aiolit.streaming.fetch import ChunkFetcher, Held
 from aiolit.streaming.parquet import ParquetFetcher
 from aiolit.streaming.resolver import Location, namespace
@@ -215,7 +216,7 @@ class ChunkSource:
         if loop not in self._fetchers:
             if self._cache is None or self.options.in_memory:
                 self._cache = self._make_cache()
-            store = self.open_store()
+            store = counted(self.open_store(), self.stats)
             if isinstance(self._bound, ParquetBound):
                 self._fetchers[loop] = ParquetFetcher(
                     store, self.index, self._bound, self._cache, self.stats

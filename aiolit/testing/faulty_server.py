@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import md5
@@ -29,6 +29,7 @@ class Answer:
         silent: Send nothing at all before ``then``.
         unread: Leave the request's body unread, so that a large one cannot be sent.
         replace_with: The object's bytes from then on.
+        after: What is waited for before anything is sent.
     """
 
     status: int | None = None
@@ -40,6 +41,7 @@ class Answer:
     silent: bool = False
     unread: bool = False
     replace_with: bytes | None = None
+    after: asyncio.Event | None = None
 
 
 @dataclass(frozen=True)
@@ -52,21 +54,25 @@ class Asked:
 
 
 class FaultyServer:
-    """Objects over HTTP/1.1, with ranges and etags, and faults in the order of ``answers``.
+    """Objects over HTTP/1.1, with ranges and etags, and faults as it is told.
 
-    It lives on the test's own loop, at a free port of 127.0.0.1.
+    Objects can be read, written (``If-None-Match`` is heeded) and deleted. It lives on the test's
+    own loop, at a free port of 127.0.0.1.
 
     Attributes:
         objects: By path, with the slash at its beginning.
+        rule: Chooses the answer to a request; None, or what it returns None for, is answered by
+            ``answers``.
         answers: One for each request to come; those after the last are answered properly.
         asked: The requests so far.
         url: Where it listens.
-        stalled: Set when a "stall" has begun.
+        stalled: Set when a "stall" has begun, or an answer waits for its ``after``.
         release: Set it to end the stall of an unread request.
     """
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self.rule: Callable[[Asked], Answer | None] | None = None
         self.answers: deque[Answer] = deque()
         self.asked: list[Asked] = []
         self.url = ""
@@ -114,10 +120,14 @@ class FaultyServer:
         """Answer one request; return whether the connection goes on."""
         asked = _parse(await reader.readuntil(b"\r\n\r\n"))
         self.asked.append(asked)
-        answer = self.answers.popleft() if self.answers else Answer()
+        answer = self._choose(asked)
+        sent = b""
         if not answer.unread:
-            await reader.readexactly(int(asked.headers.get("content-length", "0")))
-        head, body = self._compose(asked, answer)
+            sent = await reader.readexactly(int(asked.headers.get("content-length", "0")))
+        if answer.after is not None:
+            self.stalled.set()
+            await answer.after.wait()
+        head, body = self._compose(asked, answer, sent)
         if not answer.silent:
             writer.write(head + body[: answer.after_nbytes])
             await writer.drain()
@@ -136,13 +146,26 @@ class FaultyServer:
             )
         return not answer.then
 
-    def _compose(self, asked: Asked, answer: Answer) -> tuple[bytes, bytes]:
+    def _choose(self, asked: Asked) -> Answer:
+        found = None if self.rule is None else self.rule(asked)
+        return found or (self.answers.popleft() if self.answers else Answer())
+
+    def _compose(self, asked: Asked, answer: Answer, sent: bytes) -> tuple[bytes, bytes]:
         data = self.objects.get(asked.path)
         headers: dict[str, str | None] = {"Content-Type": "application/octet-stream"}
         status, body = 404, b""
-        if data is not None:
+        if asked.method == "DELETE":
+            status = 204
+            if answer.status is None:
+                self.objects.pop(asked.path, None)
+        elif asked.method == "PUT":
+            status = 412 if data is not None and "if-none-match" in asked.headers else 200
+            if answer.status is None and status == 200 and not answer.unread:
+                self.objects[asked.path] = sent
+                headers["ETag"] = _etag(sent)
+        elif data is not None:
             status, body = 200, data
-            headers["ETag"] = f'"{md5(data, usedforsecurity=False).hexdigest()}"'
+            headers["ETag"] = _etag(data)
             wanted = asked.headers.get("range", "")
             if asked.headers.get("if-match") not in (None, headers["ETag"]):
                 status, body = 412, b""
@@ -159,6 +182,10 @@ class FaultyServer:
         lines = [f"{name}: {text}\r\n" for name, text in headers.items() if text is not None]
         head = f"HTTP/1.1 {status} Whatever\r\n{''.join(lines)}\r\n".encode()
         return head, b"" if asked.method == "HEAD" else body
+
+
+def _etag(data: bytes) -> str:
+    return f'"{md5(data, usedforsecurity=False).hexdigest()}"'
 
 
 def _parse(head: bytes) -> Asked:

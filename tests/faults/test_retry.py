@@ -481,25 +481,52 @@ async def test_connections_are_kept_and_bounded(server: FaultyServer) -> None:
 class TestHedging:
     """A second request after a stall: it helps, it mixes nothing, it leaves nothing."""
 
-    async def read(self, server: FaultyServer, hedge_after_s: float = 0.05) -> bytes:
+    async def read(
+        self, server: FaultyServer, hedge_after_s: float = 0.05, whole: bool = False
+    ) -> bytes:
         inner = S3Store(
             "s3://bucket/data",
             {"endpoint_url": server.url, "anon": True, "stall_timeout_s": 30},
         )
         policy = RetryPolicy(hedge_after_s=hedge_after_s)
         async with RetryStore(inner, policy) as store:
+            if whole:
+                return await store.get("object")
             return await store.get_range("object", 0, len(DATA))
 
+    @pytest.mark.parametrize("whole", [False, True])
     @pytest.mark.parametrize(
         "stall",
         [Answer(silent=True, then="stall"), Answer(after_nbytes=100_000, then="stall")],
     )
-    async def test_a_stall_costs_little(self, server: FaultyServer, stall: Answer) -> None:
+    async def test_a_stall_costs_little(
+        self, server: FaultyServer, stall: Answer, whole: bool
+    ) -> None:
         server.answers.append(stall)
         async with asyncio.timeout(10):
-            assert await self.read(server) == DATA
+            assert await self.read(server, whole=whole) == DATA
         assert len(server.asked) >= 2
         await server.no_connections()
+
+    @pytest.mark.parametrize("count", [1, 2, 3])
+    async def test_a_whole_object_goes_on_after_a_failure(
+        self, server: FaultyServer, count: int
+    ) -> None:
+        server.answers.extend([Answer(after_nbytes=100_000, then="reset")] * count)
+        assert await self.read(server, hedge_after_s=30, whole=True) == DATA
+        starts = [asked.headers.get("range") for asked in server.asked]
+        assert starts[0] is None
+        assert None not in starts[1:]
+        server.objects[PATH] = b""
+        assert await self.read(server, whole=True) == b""
+
+    @pytest.mark.parametrize("replacement", [bytes(len(DATA)), DATA + b"more"])
+    async def test_a_whole_object_is_of_one_version(
+        self, server: FaultyServer, replacement: bytes
+    ) -> None:
+        server.answers.append(Answer(after_nbytes=100_000, then="reset", replace_with=replacement))
+        with pytest.raises(ObjectChangedError):
+            await self.read(server, hedge_after_s=30, whole=True)
 
     async def test_a_replaced_object_is_not_mixed(self, server: FaultyServer) -> None:
         server.answers.append(
