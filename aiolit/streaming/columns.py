@@ -60,7 +60,7 @@ class ColumnCollate:
         if leaves is None:
             return None
         # Copies: whoever keeps one batch, or pickles it, shall not keep all of them.
-        parts = zip(*(leaf.split(count) for leaf in leaves), strict=True)
+        parts = zip(*(torch.split(leaf, count) for leaf in leaves), strict=True)
         return (self._build([leaf.clone() for leaf in part]) for part in parts)
 
     def _leaves(self, rows: Rows) -> list[torch.Tensor] | None:

@@ -158,3 +158,45 @@ def test_damage_is_found(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_bytes(dump_index(index))
     with pytest.raises(Exception, match="differ from their CRC-32"):
         list(StreamingDataLoader(StreamingDataset(tmp_path), batch_size=8))
+
+
+@pytest.mark.parametrize("chunk_size", [7, 64, 1000])
+def test_batches_made_together_are_those_made_alone(
+    chunk_size: int, write_dataset: WriteDataset
+) -> None:
+    samples = [{"i": i, "v": np.full(3, i, np.float32)} for i in range(1000)]
+    folder = write_dataset(samples, chunk_size=chunk_size)
+    together = list(StreamingDataLoader(StreamingDataset(folder, shuffle=True), batch_size=6))
+    alone = StreamingDataLoader(
+        StreamingDataset(folder, shuffle=True),
+        batch_size=6,
+        collate_fn=lambda one: default_collate(one),
+    )
+    assert_same(together, list(alone))
+    for batch in together:  # whoever keeps or pickles one keeps no other
+        assert batch["v"].untyped_storage().nbytes() == batch["v"].nbytes
+        batch["v"].zero_()
+
+
+def test_a_state_taken_among_batches_made_together(write_dataset: WriteDataset) -> None:
+    folder = write_dataset(range(1000), chunk_size=1000)
+    loader = StreamingDataLoader(StreamingDataset(folder, shuffle=True), batch_size=6)
+    whole = list(loader)
+    assert loader.stats()["batches"] == len(whole) == 167
+    again = StreamingDataLoader(StreamingDataset(folder, shuffle=True), batch_size=6)
+    reading = iter(again)
+    first = [next(reading) for _ in range(50)]
+    assert again.stats()["batches"] == 50
+    resumed = StreamingDataLoader(StreamingDataset(folder, shuffle=True), batch_size=6)
+    resumed.load_state_dict(again.state_dict())
+    assert_same([*first, *resumed], whole)
+
+
+def test_a_shape_that_changes_within_a_window(write_dataset: WriteDataset) -> None:
+    """The batches before it are handed out."""
+    samples = [{"n": np.zeros(2 + (i == 70), np.float32), "i": i} for i in range(100)]
+    folder = write_dataset(samples, chunk_size=10)
+    batches = iter(StreamingDataLoader(StreamingDataset(folder), batch_size=4))
+    assert [next(batches)["i"][0].item() for _ in range(17)] == list(range(0, 68, 4))
+    with pytest.raises(RuntimeError, match="stack expects each tensor to be equal size"):
+        next(batches)
