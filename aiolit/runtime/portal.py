@@ -24,8 +24,9 @@ from aiolit.runtime.groups import single_error
 
 # Imports concurrent.futures.thread, whose exit function must be older than ours, to run after it.
 from aiolit.runtime.loop_thread import Job, LoopThread, PortalClosedError
+from aiolit.runtime.stoppable import StoppableThread
 
-__all__ = ["Portal", "PortalClosedError", "portal"]
+__all__ = ["Portal", "PortalClosedError", "portal", "stop_at_exit"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -78,6 +79,7 @@ class Portal:
 
         Raises:
             PortalClosedError: The portal was closed before or during the call.
+            CancelledError: The calling thread is a ``StoppableThread`` that was told to end.
             RuntimeError: Called from the loop's own thread, or in another process.
             BaseException: Whatever ``func`` raised; a failure alone in its group leaves the group.
         """
@@ -88,7 +90,11 @@ class Portal:
                 "itself: await it instead"
             )
         job = Job(func, args)
+        caller = threading.current_thread()
+        stoppable = caller if isinstance(caller, StoppableThread) else None
         try:
+            if stoppable is not None:
+                stoppable.begin_call(self._shared, job)
             self._shared.accept(job)
             return self._wait(job.future)
         except BaseException:
@@ -96,6 +102,8 @@ class Portal:
                 self._cancel(job)
             raise
         finally:
+            if stoppable is not None:
+                stoppable.end_call()
             del job  # the error's traceback holds this frame, and the frame the error
 
     def submit(self, func: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> Future[T]:
@@ -295,6 +303,7 @@ class _Process:
         self.lock = threading.RLock()
         self.portal: Portal | None = None
         self.portals: weakref.WeakSet[Portal] = weakref.WeakSet()
+        self.threads: weakref.WeakSet[StoppableThread] = weakref.WeakSet()
         self.registered = False
         self.exiting = False
         self.daemon = False
@@ -320,6 +329,11 @@ class _Process:
 
     def close(self) -> None:
         self.exiting = True
+        threads = [thread for thread in self.threads if thread.is_alive()]
+        for thread in threads:
+            thread.stop()
+        for thread in threads:
+            thread.join()
         for open_portal in list(self.portals):
             try:
                 open_portal.close()
@@ -343,6 +357,17 @@ def _close_at_exit() -> None:
     process = _processes.get(os.getpid())
     if process is not None:
         process.close()
+
+
+def stop_at_exit(thread: StoppableThread) -> None:
+    """Have a thread told to end, and waited for, when this process ends.
+
+    Raises:
+        RuntimeError: The interpreter is shutting down.
+    """
+    process = _this_process()
+    process.register()
+    process.threads.add(thread)
 
 
 def portal() -> Portal:
