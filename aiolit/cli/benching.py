@@ -9,8 +9,8 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
+from aiolit.cli.arguments import storage_options
 from aiolit.cli.console import Console, columns
-from aiolit.cli.parser import storage_options
 from aiolit.cli.reading import fetch_index
 from aiolit.errors import AiolitError, ConfigError
 from aiolit.format.dataset_info import loader_name

@@ -35,6 +35,11 @@ class Console:
         """Write one sentence about what went wrong."""
         _write(sys.stderr, "aiolit: " + " ".join(text.splitlines()))
 
+    def details(self, text: str) -> None:
+        """Write what helps to understand an error, such as a traceback, line by line."""
+        for line in text.splitlines():
+            _write(sys.stderr, line)
+
     def show_warning(
         self,
         message: Warning | str,

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from aiolit.cli.arguments import storage_options
 from aiolit.cli.checking import check_chunk
 from aiolit.cli.console import Console
-from aiolit.cli.parser import storage_options
 from aiolit.cli.progress import byte_bar
 from aiolit.cli.reading import INDEX_KEY, each, fitting, load_index, read_chunk
 from aiolit.errors import ChecksumError, ConfigError, DatasetNotFoundError

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from aiolit.cli.arguments import storage_options
 from aiolit.cli.console import Console, columns
-from aiolit.cli.parser import storage_options
 from aiolit.cli.reading import fetch_index
 from aiolit.errors import ConfigError, DatasetError, IndexFormatError, MissingDependencyError
 from aiolit.format.dataset_info import Index, is_mds, loader_name

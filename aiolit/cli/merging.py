@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from aiolit.cli.arguments import storage_options
 from aiolit.cli.console import Console
-from aiolit.cli.parser import storage_options
 from aiolit.processing.functions import merge_datasets
 
 

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
-from aiolit.store.options import CONNECTION_NAMES
-
-_WORDS = {"true": True, "false": False, "null": None}
+from aiolit.cli.arguments import (
+    add_command,
+    add_concurrency,
+    add_reading,
+    add_store,
+    add_target_store,
+    whole,
+)
+from aiolit.cli.writing_parser import add_convert, add_index, add_map, add_optimize
 
 EPILOG = """\
-exit codes: 0 all is well; 1 something failed, or damage was found; 2 the arguments cannot work;
-130 ended by Ctrl-C. With --json the result is one JSON object on stdout.
+exit codes:
+  0    all is well
+  1    something failed, or damage was found
+  2    the arguments cannot work; nothing was done
+  130  ended by Ctrl-C
+
+With --json the result is one JSON object on stdout; notes and errors go to stderr.
+`aiolit COMMAND --help` shows examples of each command.
 """
 
 
@@ -20,11 +31,16 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser; what it parses names the ``module`` of the command."""
     parser = argparse.ArgumentParser(
         prog="aiolit",
-        description="Look at data sets, check, copy, merge and time them, wherever they lie.",
+        description="Make data sets, look at them, check, copy, merge and time them, wherever they "
+        "lie.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_optimize(commands)
+    add_map(commands)
+    add_convert(commands)
+    add_index(commands)
     _add_inspect(commands)
     _add_verify(commands)
     _add_copy(commands)
@@ -34,94 +50,34 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def storage_options(given: list[tuple[str, Any]] | None) -> dict[str, Any] | None:
-    """Return the options of a store from those on the command line."""
-    return dict(given) if given else None
-
-
-def parse_option(text: str) -> tuple[str, Any]:
-    """Parse ``KEY=VALUE``.
-
-    Values are text, but for ``true``, ``false``, ``null``, the numbers of limits and times, and
-    JSON in brackets or quotes.
-    """
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
-    if value in _WORDS:
-        return key, _WORDS[value]
-    if value[:1] in ("{", "[", '"') or key in CONNECTION_NAMES:
-        try:
-            return key, json.loads(value)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r}: the value is no JSON: {error}") from None
-    return key, value
-
-
-def _whole(least: int) -> Any:
-    def parse(text: str) -> int:
-        try:
-            number = int(text.replace("_", ""))
-        except ValueError:
-            number = least - 1
-        if number < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
-        return number
-
-    return parse
-
-
-def _command(commands: Any, name: str, module: str, text: str) -> argparse.ArgumentParser:
-    summary = text[0].lower() + text[1:].rstrip(".")
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=text)
-    parser.add_argument("--json", action="store_true", help="write the result as JSON")
-    parser.set_defaults(module=module)
-    return parser
-
-
-def _add_store(parser: argparse.ArgumentParser) -> None:
-    for which, what in (("storage", "client"), ("session", "session")):
-        parser.add_argument(
-            f"--{which}-option",
-            action="append",
-            type=parse_option,
-            metavar="KEY=VALUE",
-            help=f"an option of the store's {what}, such as those of boto3; may be repeated",
-        )
-
-
-def _add_concurrency(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--concurrency",
-        type=_whole(1),
-        default=8,
-        metavar="N",
-        help="chunks worked on at once (8); fewer where chunks are so large that they would "
-        "take more than 1 GiB of memory",
-    )
-
-
-def _add_reading(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--block-size", type=_whole(1), metavar="N", help="tokens in a sample")
-    parser.add_argument(
-        "--allow-pickle",
-        action="store_true",
-        help="load pickled leaves from a URL, which can run any code that is in the data",
-    )
-
-
 def _add_inspect(commands: Any) -> None:
-    parser = _command(commands, "inspect", "inspection", "Say what is in a data set.")
+    parser = add_command(
+        commands,
+        "inspect",
+        "inspection",
+        "Say what is in a data set. Only the index and one sample are read.",
+        examples="""
+aiolit inspect s3://my-bucket/my-data
+aiolit inspect my-data --sample 1000 --json
+""",
+    )
     parser.add_argument("url", metavar="URL", help="a folder or a URL")
-    parser.add_argument("--sample", type=_whole(0), default=0, metavar="N", help="show this one")
+    parser.add_argument("--sample", type=whole(0), default=0, metavar="N", help="show this one")
     parser.add_argument("--no-sample", action="store_true", help="show no sample")
-    _add_reading(parser)
-    _add_store(parser)
+    add_reading(parser)
+    add_store(parser)
 
 
 def _add_verify(commands: Any) -> None:
-    parser = _command(
-        commands, "verify", "verification", "Read every chunk and check it by its checksums."
+    parser = add_command(
+        commands,
+        "verify",
+        "verification",
+        "Read every chunk and check it by its checksums.",
+        examples="""
+aiolit verify my-data
+aiolit verify s3://my-bucket/my-data --concurrency 32 --resume verify.journal
+""",
     )
     parser.add_argument("url", metavar="URL", help="a folder or a URL")
     parser.add_argument(
@@ -129,16 +85,20 @@ def _add_verify(commands: Any) -> None:
         metavar="FILE",
         help="note in this file which chunks are in order, and leave those out that it names",
     )
-    _add_concurrency(parser)
-    _add_store(parser)
+    add_concurrency(parser)
+    add_store(parser)
 
 
 def _add_copy(commands: Any) -> None:
-    parser = _command(
+    parser = add_command(
         commands,
         "copy",
         "copying",
         "Copy a data set from any store to any other, checking every chunk on the way.",
+        examples="""
+aiolit copy my-data s3://my-bucket/my-data
+aiolit copy s3://my-bucket/my-data gs://other/my-data --overwrite
+""",
     )
     parser.add_argument("source", metavar="SRC", help="a folder or a URL")
     parser.add_argument("target", metavar="DST", help="a folder or a URL")
@@ -147,33 +107,39 @@ def _add_copy(commands: Any) -> None:
         action="store_true",
         help="replace a data set at DST; from the start of the copy it cannot be read any more",
     )
-    _add_concurrency(parser)
-    _add_store(parser)
-    parser.add_argument(
-        "--to-storage-option",
-        action="append",
-        type=parse_option,
-        metavar="KEY=VALUE",
-        help="an option of DST's client, where it needs others than SRC",
-    )
+    add_concurrency(parser)
+    add_target_store(parser, "SRC", "DST")
 
 
 def _add_merge(commands: Any) -> None:
-    parser = _command(commands, "merge", "merging", "Copy several data sets into one new one.")
+    parser = add_command(
+        commands,
+        "merge",
+        "merging",
+        "Copy several data sets into one new one.",
+        examples="aiolit merge part-0 part-1 s3://my-bucket/whole",
+    )
     parser.add_argument("sources", nargs="+", metavar="SRC", help="folders or URLs, in order")
     parser.add_argument("target", metavar="DST", help="a folder or a URL")
-    parser.add_argument("--concurrency", type=_whole(1), metavar="N", help="chunks copied at once")
-    _add_store(parser)
+    parser.add_argument("--concurrency", type=whole(1), metavar="N", help="chunks copied at once")
+    add_store(parser)
 
 
 def _add_bench(commands: Any) -> None:
-    parser = _command(
-        commands, "bench", "benching", "Time what this machine gets from a data set's store."
+    parser = add_command(
+        commands,
+        "bench",
+        "benching",
+        "Time what this machine gets from a data set's store.",
+        examples="""
+aiolit bench s3://my-bucket/my-data --num-workers 4 --shuffle
+aiolit bench my-data --batch-size 256 --batches 1000 --json
+""",
     )
     parser.add_argument("url", metavar="URL", help="a folder or a URL")
-    parser.add_argument("--batches", type=_whole(1), default=100, metavar="N", help="at most (100)")
-    parser.add_argument("--batch-size", type=_whole(1), default=64, metavar="B", help="(64)")
-    parser.add_argument("--num-workers", type=_whole(0), default=0, metavar="W", help="(0)")
+    parser.add_argument("--batches", type=whole(1), default=100, metavar="N", help="at most (100)")
+    parser.add_argument("--batch-size", type=whole(1), default=64, metavar="B", help="(64)")
+    parser.add_argument("--num-workers", type=whole(0), default=0, metavar="W", help="(0)")
     parser.add_argument("--shuffle", action="store_true", help="read in random order")
     parser.add_argument(
         "--no-collate", action="store_true", help="hand out lists of samples, of any shapes"
@@ -183,8 +149,8 @@ def _add_bench(commands: Any) -> None:
         metavar="D",
         help="a cache folder, with what is in it; by default an empty one that is removed again",
     )
-    _add_reading(parser)
-    _add_store(parser)
+    add_reading(parser)
+    add_store(parser)
 
 
 def _add_cache(commands: Any) -> None:
@@ -194,13 +160,21 @@ def _add_cache(commands: Any) -> None:
         description="Look at the chunk cache of this host, and clear it.",
     )
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
-    for name, text in (
-        ("path", "Say where the cache lies."),
-        ("ls", "List what is cached, by data set."),
-        ("clear", "Remove the cached files that nobody reads just now."),
-        ("verify", "Check cached files, and remove damaged ones: they are fetched again."),
+    for name, text, example in (
+        ("path", "Say where the cache lies.", "aiolit cache path"),
+        ("ls", "List what is cached, by data set.", "aiolit cache ls --cache-dir /fast-disk/cache"),
+        (
+            "clear",
+            "Remove the cached files that nobody reads just now.",
+            "aiolit cache clear\naiolit cache clear s3://my-bucket/my-data",
+        ),
+        (
+            "verify",
+            "Check cached files, and remove damaged ones: they are fetched again.",
+            "aiolit cache verify",
+        ),
     ):
-        action = _command(actions, name, "cache_folder", text)
+        action = add_command(actions, name, "cache_folder", text, examples=example)
         action.set_defaults(action=name)
         action.add_argument("--cache-dir", metavar="D", help="another folder than the default")
         if name != "path":

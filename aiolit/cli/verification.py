@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from aiolit.cli.arguments import storage_options
 from aiolit.cli.checking import Finding, check_chunk
 from aiolit.cli.console import Console
-from aiolit.cli.parser import storage_options
 from aiolit.cli.progress import byte_bar
 from aiolit.cli.reading import each, fitting, load_index, read_chunk
 from aiolit.errors import (

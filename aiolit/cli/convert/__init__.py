@@ -1,0 +1,1 @@
+"""Data in other forms, as inputs and functions of ``optimize``."""
