@@ -28,6 +28,7 @@ from aiolit.options import (
 )
 from aiolit.processing.map_call import Wants, inspect_map_function
 from aiolit.processing.writer import Layout
+from aiolit.store.connections import expand
 
 __all__ = ["MapArguments", "OptimizeArguments", "OutputArguments", "WorkArguments"]
 
@@ -81,7 +82,7 @@ class OutputArguments:
         mode = parse_mode(self.mode)
         uploaders = 4 if self.num_uploaders is None else self.num_uploaders
         return OutputOptions(
-            url=parse_place(self.output_dir, name="output_dir"),
+            url=expand(parse_place(self.output_dir, name="output_dir")),
             mode=mode,
             use_checkpoint=bool(self.use_checkpoint),
             num_uploaders=positive(uploaders, name="num_uploaders"),
@@ -177,6 +178,8 @@ class MapArguments(WorkArguments):
     output_dir: Any
     error_when_not_empty: bool
     num_uploaders: int | None
+    use_checkpoint: bool
+    manifest: str | None
 
     def check(self) -> Wants:
         """Check what is checked nowhere else, and look at the function.
@@ -186,14 +189,16 @@ class MapArguments(WorkArguments):
         """
         wants = inspect_map_function(self.fn)
         self.check_work()
+        check_manifest(self.manifest)
         return wants
 
     def output(self) -> OutputOptions:
         """Return where the files go."""
         uploaders = 4 if self.num_uploaders is None else self.num_uploaders
         return OutputOptions(
-            url=parse_place(self.output_dir, name="output_dir"),
+            url=expand(parse_place(self.output_dir, name="output_dir")),
             num_uploaders=positive(uploaders, name="num_uploaders"),
+            use_checkpoint=bool(self.use_checkpoint),
             storage_options=self.storage_options,
             session_options=self.session_options,
         )
@@ -230,6 +235,16 @@ def check_nodes(num_nodes: object, machine: object) -> None:
         raise ConfigError(f"num_nodes={num_nodes}: this version of aiolit writes from one machine")
     if machine is not None:
         raise ConfigError(f"machine={machine!r}: this version of aiolit starts no machines")
+
+
+def check_manifest(manifest: object) -> None:
+    """Refuse what is no name of a file.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if manifest is not None and (not isinstance(manifest, str) or not manifest):
+        raise ConfigError(f"manifest must be the name of a file, not {manifest!r}")
 
 
 def check_serializer(name: object, serializer: object) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from aiolit.errors import ConfigError
 from aiolit.processing.sources import InputSource
 from aiolit.runtime.groups import single_error
 from aiolit.store.base import Store
 from aiolit.store.connect import join, open_store, scheme_of
+from aiolit.store.connections import bucket_url
+from aiolit.store.owned import OwnedFolder
 from aiolit.store.threads import run_in_thread
 
 __all__ = ["DownloadingSource", "is_remote_file"]
@@ -54,7 +57,7 @@ class DownloadingSource(InputSource):
         self._places = asyncio.Semaphore(num_downloaders)
         self._options = storage_options, session_options
         self._stores: dict[str, Store] = {}
-        self._folder: Path | None = None
+        self._folder: OwnedFolder | None = None
         self._numbers = count()
 
     async def take(self, most: int) -> Sequence[Any]:
@@ -69,7 +72,9 @@ class DownloadingSource(InputSource):
         if not wanted:
             return block
         copies: dict[str, str] = {}
-        folder = self._folder = self._folder or Path(tempfile.mkdtemp(prefix="aiolit-inputs-"))
+        if self._folder is None:
+            self._folder = await run_in_thread(OwnedFolder, "aiolit-inputs-")
+        folder = self._folder.path
         with single_error():
             async with asyncio.TaskGroup() as group:
                 for url in dict.fromkeys(wanted):
@@ -81,7 +86,7 @@ class DownloadingSource(InputSource):
         if self._folder is None:
             return
         for path in {leaf for leaf in _leaves(list(inputs)) if isinstance(leaf, str)}:
-            if Path(path).parent.parent == self._folder:
+            if Path(path).parent.parent == self._folder.path:
                 shutil.rmtree(Path(path).parent, ignore_errors=True)
 
     async def close(self) -> None:
@@ -91,11 +96,14 @@ class DownloadingSource(InputSource):
             await store.aclose()
         if self._folder is not None:
             folder, self._folder = self._folder, None
-            await run_in_thread(shutil.rmtree, folder, ignore_errors=True)
+            await run_in_thread(folder.remove)
 
     def _absolute(self, value: Any) -> Any:
         """Spell an input that is a name relative to a remote ``input_dir`` in full."""
         root = self._input_dir
+        if isinstance(value, str) and value.startswith("/teamspace/"):
+            with suppress(ConfigError):  # a text that is no file of a connection
+                value = bucket_url(value)
         if root is None or scheme_of(root) not in _BUCKETS or not isinstance(value, str):
             return value
         return value if scheme_of(value) or os.path.isabs(value) else join(root, value)

@@ -28,6 +28,7 @@ from aiolit.processing.target import INDEX_KEY, Target, check_same_schema, read_
 from aiolit.runtime.groups import single_error
 from aiolit.store.base import Store
 from aiolit.store.connect import open_store, scheme_of
+from aiolit.store.connections import expand
 from aiolit.store.local import LocalStore
 
 __all__ = ["check_merge", "merge"]
@@ -68,8 +69,8 @@ def check_merge(
     """
     if isinstance(input_dirs, str) or len(input_dirs) < 2:
         raise ConfigError("input_dirs must be a list of at least two data sets")
-    sources = tuple(parse_place(each, name="input_dirs") for each in input_dirs)
-    output = parse_place(output_dir, name="output_dir")
+    sources = tuple(expand(parse_place(each, name="input_dirs")) for each in input_dirs)
+    output = expand(parse_place(output_dir, name="output_dir"))
     if any(each.rstrip("/") == output.rstrip("/") for each in sources):
         raise ConfigError(f"{output} cannot be merged into itself; choose another output_dir")
     workers = _MAX_WORKERS if max_workers is None else positive(max_workers, name="max_workers")

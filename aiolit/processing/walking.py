@@ -13,6 +13,7 @@ from aiolit.options import positive
 from aiolit.runtime.groups import single_error
 from aiolit.runtime.portal import portal
 from aiolit.store.connect import is_remote, join, local_path, open_store
+from aiolit.store.connections import expand
 from aiolit.store.threads import run_in_thread
 
 __all__ = ["Entry", "WalkStream", "open_walk", "walk"]
@@ -84,7 +85,7 @@ async def open_walk(
         DatasetNotFoundError: There is no such folder.
     """
     stream = WalkStream()
-    folder = os.fspath(folder)
+    folder = expand(os.fspath(folder))
     workers = _MAX_WORKERS if max_workers is None else positive(max_workers, name="max_workers")
 
     async def list_all() -> None:

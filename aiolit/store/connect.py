@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 
 from aiolit.errors import ConfigError, MissingDependencyError
 from aiolit.store.base import Store
+from aiolit.store.connections import bucket_url
 from aiolit.store.local import LocalStore
 from aiolit.store.memory import MemoryStore
 from aiolit.store.options import RETRY_NAMES
@@ -48,7 +49,7 @@ def open_store(
     """Return the store at a URL; no I/O happens yet.
 
     Args:
-        url: A folder (a path, ``local:path`` or ``file:///path``), ``s3://``, ``r2://``,
+        url: A folder (a path, ``local:path``, ``file:///path``, ``/teamspace/...``), ``s3://``, ``r2://``,
             ``gs://``, ``azure://``, ``http(s)://``, ``hf://``, or ``memory://name``, which is
             one store per name and process.
         storage_options: What the store's client takes; see the store's class. And for every
@@ -62,6 +63,8 @@ def open_store(
         ConfigError: An unknown scheme or option.
         MissingDependencyError: The store's library is not installed.
     """
+    if not isinstance(url, Path):
+        url = bucket_url(url)
     scheme = scheme_of(url)
     if scheme in ("", "file", "local"):
         return LocalStore(local_path(url))

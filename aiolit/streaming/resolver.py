@@ -8,14 +8,12 @@ import re
 import shutil
 import tempfile
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from aiolit.errors import ConfigError
 from aiolit.store.connect import is_remote
+from aiolit.store.connections import expand
 from aiolit.units import parse_size
-
-_DATE = re.compile(r"\{(%[^}]*)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ def resolve(input_dir: str | Path | Dir, cache_dir: str | Path | Dir | None = No
     """Work out where a data set lies.
 
     ``{%Y-%m-%d}`` in a path becomes today's date; ``local:/mnt/drive/set`` is a folder on a slow
-    disk whose chunks are cached.
+    disk whose chunks are cached; ``/teamspace/...`` may be a bucket (see ``bucket_url``).
 
     Raises:
         ConfigError: The path is of a wrong type, empty, or has a scheme that no store knows.
@@ -69,7 +67,7 @@ def resolve(input_dir: str | Path | Dir, cache_dir: str | Path | Dir | None = No
             cache = cache if cache is not None else input_dir.path
     if not isinstance(place, str | os.PathLike) or not str(place):
         raise ConfigError(f"input_dir must be a path, a URL or a Dir, not {input_dir!r}")
-    text = _DATE.sub(lambda match: datetime.now().strftime(match[1]), str(place))
+    text = expand(str(place))
     pattern = None
     if text.endswith(".parquet") and "*" in text.rsplit("/", 1)[-1]:
         text, pattern = text.rsplit("/", 1)
