@@ -91,15 +91,22 @@ class RSAEncryption(Encryption):
                 "the data cannot be decrypted: another RSA key, or damaged data"
             ) from error
 
-    def save(self, path: str | os.PathLike[str], *, include_password: bool = False) -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        include_password: bool = False,
+        include_private: bool = True,
+    ) -> None:
         """Write the key file: level and both keys, the private one encrypted with the password.
 
         Args:
             path: The file to write; only its owner may read it.
+            include_private: False leaves the private key out: a file for those who only write.
             include_password: Put the password beside the key that it protects, in clear. LitData
                 does so and needs it to load the file.
         """
-        private = self._private_pem(self.password)
+        private = self._private_pem(self.password) if include_private else None
         fields = {
             "algorithm": self.algorithm,
             "private_key": None if private is None else private.decode("ascii"),

@@ -229,9 +229,7 @@ def test_rsa_key_file_of_litdata(tmp_path: Path) -> None:
 
 def test_rsa_public_key_only(rsa_key: RSAEncryption, tmp_path: Path) -> None:
     path = tmp_path / "rsa.json"
-    rsa_key.save(path)
-    fields = json.loads(path.read_text())
-    path.write_text(json.dumps({**fields, "private_key": None}))
+    rsa_key.save(path, include_private=False)
     writer = RSAEncryption.load(path)
     secret = writer.encrypt(b"hello")
     assert rsa_key.decrypt(secret) == b"hello"
