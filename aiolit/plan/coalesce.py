@@ -27,19 +27,17 @@ def coalesce(ranges: Sequence[tuple[int, int]], *, max_gap: int, max_bytes: int)
     Returns:
         Spans by ascending start; every range is a member of exactly one span, which holds it whole.
     """
-    spans: list[Span] = []
+    found: list[tuple[int, int, list[int]]] = []
     for member in sorted(range(len(ranges)), key=lambda number: ranges[number]):
         start, end = ranges[member]
-        last = spans[-1] if spans else None
-        if (
-            last is not None
-            and start - last.end <= max_gap
-            and max(end, last.end) - last.start <= max_bytes
-        ):
-            spans[-1] = Span(last.start, max(end, last.end), (*last.members, member))
-        else:
-            spans.append(Span(start, end, (member,)))
-    return spans
+        if found:
+            low, high, members = found[-1]
+            if start - high <= max_gap and max(end, high) - low <= max_bytes:
+                members.append(member)
+                found[-1] = low, max(end, high), members
+                continue
+        found.append((start, end, [member]))
+    return [Span(start, end, tuple(members)) for start, end, members in found]
 
 
 def split(start: int, end: int, part_bytes: int) -> list[tuple[int, int]]:

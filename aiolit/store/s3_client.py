@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from typing import Any
 
@@ -16,6 +17,7 @@ from aiobotocore.session import AioSession
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
+from botocore.loaders import Loader, create_loader
 from botocore.utils import percent_encode
 
 from aiolit.errors import AccessDeniedError, StoreError
@@ -47,6 +49,8 @@ class S3Client:
         self.bucket = bucket
         self._options = options
         self._session = AioSession(profile=options.profile_name)
+        models = _models(self._session.get_config_variable("data_path"))
+        self._session.register_component("data_loader", models)
         self.client: Any = None
         self._credentials: AioCredentials | None = None
         self._stack = AsyncExitStack()
@@ -205,6 +209,12 @@ def _sha256(parts: list[memoryview]) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
+
+
+@cache
+def _models(data_path: str | None) -> Loader:
+    """Return what reads and keeps botocore's models: one for all clients, forked children's too."""
+    return create_loader(data_path)
 
 
 def _load_models(session: AioSession) -> None:

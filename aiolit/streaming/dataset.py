@@ -38,9 +38,9 @@ from aiolit.streaming.source import (
     ChunkSource,
     ReadOptions,
     check_serializers,
-    fetch_index,
     filter_index,
     find_parquet_index,
+    open_remote,
     read_local_index,
 )
 from aiolit.streaming.state import Position, fingerprint
@@ -189,7 +189,7 @@ class StreamingDataset(Streamable):
             cache=CacheConfig(folder, cache_limit(max_cache_size, folder)),
             in_memory=cache == "memory",
         )
-        self.source = ChunkSource(location, options, _read_index(location, options, index_path))
+        self.source = _open_source(location, options, index_path)
         self.segments = _subsample(
             self.source.runs(), subsample, seed if shuffle else None, granularity
         )
@@ -381,24 +381,29 @@ class StreamingDataset(Streamable):
         return found
 
 
-def _read_index(location: Location, options: ReadOptions, index_path: str | Path | None) -> bytes:
+def _open_source(
+    location: Location, options: ReadOptions, index_path: str | Path | None
+) -> ChunkSource:
     pattern = location.pattern
     if pattern is not None and index_path is None:
-        return portal().call(find_parquet_index, location, options)
+        found = portal().call(find_parquet_index, location, options)
+        return ChunkSource(location, options, found)
     try:
-        found = read_local_index(location, index_path)
-        if found is None:
-            found = portal().call(fetch_index, location, options)
+        local = read_local_index(location, index_path)
+        if local is None:
+            return portal().call(open_remote, location, options)
     except DatasetNotFoundError as missing:
         if index_path is not None:
             raise
         try:
-            return portal().call(find_parquet_index, location, options)
+            local = portal().call(find_parquet_index, location, options)
         except DatasetNotFoundError:
             raise missing from None
         except StoreError as error:  # a web server, say, cannot be listed
             raise missing from error
-    return found if pattern is None else filter_index(found, pattern, str(index_path))
+    if pattern is not None:
+        local = filter_index(local, pattern, str(index_path))
+    return ChunkSource(location, options, local)
 
 
 def _trusts(location: Location, allow_pickle: bool | None) -> bool:

@@ -12,20 +12,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aiolit.cache.base import ChunkHolder, Fill, Leased, close_lease
 from aiolit.cache.file_map import FileMap
 from aiolit.errors import AiolitError, ObjectChangedError, ObjectNotFoundError
-from aiolit.format.checksum import join_offsets, parse_records, record_range, verify_blocks
-from aiolit.format.checksum_stream import covering_range, stream_crc_range, verify_stream
-from aiolit.format.chunk import (
-    offsets_range,
-    parse_offsets,
-    probe,
-    range_readable,
-    verify_chunk,
-)
+from aiolit.format.chunk import probe, range_readable, verify_chunk
 from aiolit.format.compression import decompress_whole
 from aiolit.format.dataset_info import (
     ChunkInfo,
@@ -41,10 +32,9 @@ from aiolit.plan.stream import Piece
 from aiolit.runtime.blocking import in_thread
 from aiolit.runtime.groups import single_error
 from aiolit.runtime.stats import Counters
-from aiolit.runtime.tracing import span
+from aiolit.runtime.tracing import side_span
 from aiolit.store.base import Store
-
-Check = Callable[[memoryview, int], None]
+from aiolit.streaming.places import ChunkPlaces, Items, Place
 
 _PART_BYTES = 4 << 20  # a chunk is fetched in parallel parts of this size
 _PARTS = 16  # so many at once, in the order in which their pieces are needed
@@ -74,26 +64,6 @@ class Held:
             release(spent)
 
 
-@dataclass(frozen=True, slots=True)
-class Items:
-    """Some items of a plain chunk: the file's bytes from ``base`` on, and their borders."""
-
-    data: memoryview
-    base: int
-    first: int
-    offsets: NDArray[np.int64] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where some items lie in a chunk file, and what checks their bytes once they are there."""
-
-    base: int
-    end: int
-    offsets: NDArray[np.int64] | None
-    check: Check
-
-
 class ChunkFetcher:
     """Fetches the chunks of one data set from a store, through the cache where there is one.
 
@@ -106,6 +76,7 @@ class ChunkFetcher:
     ) -> None:
         self._store, self._index, self._loader = store, index, loader
         self._cache, self._stats = cache, stats
+        self._places = ChunkPlaces(loader, self._url)
         self._ranged: dict[int, bool] = {}
         # First come, first served: parts of the chunks needed first do not share the line with
         # those of chunks that are needed much later.
@@ -167,10 +138,6 @@ class ChunkFetcher:
         ]
         return readers, list(held.values())
 
-    async def aclose(self) -> None:
-        """Close the store's connections on the running loop."""
-        await self._store.aclose()
-
     async def _open_some(self, number: int, samples: list[int]) -> dict[int, Held]:
         chunk = self._index.chunks[number]
         cached = self._cache.holds(plain_name(chunk, self._index.config))
@@ -178,26 +145,19 @@ class ChunkFetcher:
             whole = await self._open_whole(number, chunk)
             if whole is not None:
                 return dict.fromkeys(samples, whole)
-        units = [self._unit(chunk, sample, sample + 1) for sample in samples]
+        units = [self._places.unit(chunk, sample, sample + 1) for sample in samples]
         groups = self._neighbours(chunk, units)
-        tasks: list[tuple[tuple[int, ...], asyncio.Task[Items]]] = []
+        places = await self._locate_all(chunk, [(start, stop) for _, start, stop in groups])
+        tasks: list[asyncio.Task[Items]] = []
         with single_error():
             async with asyncio.TaskGroup() as group:
-                for members, start, stop in groups:
-                    fetching = group.create_task(self._fetch_items(chunk, start, stop))
-                    tasks.append((members, fetching))
+                for (_, start, _), place in zip(groups, places, strict=True):
+                    tasks.append(group.create_task(self._fetch_items(chunk, start, place)))
         found: dict[int, Held] = {}
-        for members, task in tasks:
-            held = Held(self._reader(chunk, task.result()))
+        for (members, _, _), task in zip(groups, tasks, strict=True):
+            held = Held(self._places.reader(chunk, task.result()))
             found.update((samples[member], held) for member in members)
         return found
-
-    def _unit(self, chunk: ChunkInfo, start: int, stop: int) -> tuple[int, int]:
-        """Widen a range of samples to what can be checked: whole checksum blocks."""
-        k = chunk.checksum_items
-        if k is None or self._loader.byte_range(chunk, start, stop) is not None:
-            return start, stop
-        return start // k * k, min(-(-stop // k) * k, chunk.num_items)
 
     def _neighbours(
         self, chunk: ChunkInfo, units: list[tuple[int, int]]
@@ -251,7 +211,7 @@ class ChunkFetcher:
         self, chunk: ChunkInfo, start: int, stop: int, there: list[tuple[int, int]]
     ) -> Held | None:
         """Open a part of a chunk from the parts the cache has, fetching only what is missing."""
-        start, stop = self._unit(chunk, start, stop)
+        start, stop = self._places.unit(chunk, start, stop)
         starts: list[int] = []
         held: list[Held] = []
         try:
@@ -274,7 +234,7 @@ class ChunkFetcher:
         name = f"{plain_name(chunk, config)}.{start}-{stop}"
         lease = await in_thread(partial(self._cache.lookup, name), close_lease)
         self._count(fetched=lease is None)
-        borders = self._borders(chunk, start, stop)
+        borders = self._places.borders(chunk, start, stop)
         table = 0 if borders is not None else 4 * (stop - start + 1)
         if lease is None:
             place = await self._locate(chunk, start, stop)
@@ -296,7 +256,7 @@ class ChunkFetcher:
             if borders is None:
                 offsets = np.frombuffer(lease.data[:table], "<u4").astype(np.int64)
             base = int(offsets[0]) if offsets is not None else (borders or (0, 0))[0]
-            reader = self._reader(chunk, Items(lease.data[table:], base, start, offsets))
+            reader = self._places.reader(chunk, Items(lease.data[table:], base, start, offsets))
         return Held(reader, lambda spent: lease.close(spent=spent))
 
     async def _in_memory(self, nbytes: int, fill: Fill) -> tuple[Leased, bool] | None:
@@ -308,45 +268,34 @@ class ChunkFetcher:
             await fill(lease.data)
         return lease, True
 
-    def _borders(self, chunk: ChunkInfo, start: int, stop: int) -> tuple[int, int] | None:
-        """Return the bytes to fetch for samples where the index alone tells; whole CRC runs."""
-        borders = self._loader.byte_range(chunk, start, stop)
-        if borders is None or chunk.checksum_bytes is None:
-            return borders
-        return covering_range(chunk, *borders)
-
     async def _locate(self, chunk: ChunkInfo, start: int, stop: int) -> Place:
         """Find out where the samples ``[start, stop)`` lie, and how their bytes are checked."""
-        key, url = stored_name(chunk, self._index.config), self._url(chunk)
-        borders = self._borders(chunk, start, stop)
-        if borders is not None and chunk.checksum_bytes is not None:
-            crcs = await self._get(key, *stream_crc_range(chunk, *borders))
-            check = partial(verify_stream, crcs=crcs, chunk=chunk, source=url)
-            return Place(*borders, None, check)
-        if borders is not None:
-            return Place(*borders, None, _unchecked)
-        if chunk.checksum_items is None:
-            found = await self._get(key, *offsets_range(start, stop))
-            offsets = parse_offsets(found, start, chunk, source=url)
-            return Place(int(offsets[0]), int(offsets[-1]), offsets, _unchecked)
-        raw = await self._get(key, *record_range(chunk, start, stop))
-        records = parse_records(raw, chunk, start, stop, source=url)
-        offsets = join_offsets(records)
-        return Place(
-            int(offsets[0]),
-            int(offsets[-1]),
-            offsets,
-            lambda data, base: verify_blocks(records, data, base, url),
-        )
+        (found,) = await self._locate_all(chunk, [(start, stop)])
+        return found
 
-    def _reader(self, chunk: ChunkInfo, items: Items) -> SampleReader:
-        return self._loader.open_range(
-            items.data, items.base, items.first, items.offsets, chunk, self._url(chunk)
-        )
+    async def _locate_all(self, chunk: ChunkInfo, ranges: Sequence[tuple[int, int]]) -> list[Place]:
+        """Find several places at once: what says where they are lies close together."""
+        tables = [self._places.table(chunk, start, stop) for start, stop in ranges]
+        if tables and tables[0] is None:  # the index alone tells, for all of them
+            return [self._places.place(chunk, start, stop, b"") for start, stop in ranges]
+        key = stored_name(chunk, self._index.config)
+        needed = [table for table in tables if table is not None]
+        spans = coalesce(needed, max_gap=_GAP_BYTES, max_bytes=_SPAN_BYTES)
+        with single_error():
+            async with asyncio.TaskGroup() as group:
+                reads = [group.create_task(self._get(key, span.start, span.end)) for span in spans]
+        raw = [b""] * len(needed)
+        for merged, read in zip(spans, reads, strict=True):
+            for member in merged.members:
+                low, high = needed[member]
+                raw[member] = read.result()[low - merged.start : high - merged.start]
+        return [
+            self._places.place(chunk, start, stop, one)
+            for (start, stop), one in zip(ranges, raw, strict=True)
+        ]
 
-    async def _fetch_items(self, chunk: ChunkInfo, start: int, stop: int) -> Items:
-        """Fetch a few items into memory: one request for their borders, one for their bytes."""
-        place = await self._locate(chunk, start, stop)
+    async def _fetch_items(self, chunk: ChunkInfo, start: int, place: Place) -> Items:
+        """Fetch a few items, from item ``start`` on, into memory."""
         key = stored_name(chunk, self._index.config)
         data = memoryview(await self._get(key, place.base, place.end))
         place.check(data, place.base)
@@ -355,7 +304,7 @@ class ChunkFetcher:
     async def _fill_whole(self, chunk: ChunkInfo, target: memoryview) -> None:
         """Fetch a whole chunk, undo its whole-file compression, and check it."""
         began = time.perf_counter()
-        with span("fetch", chunk.filename, nbytes=len(target)):
+        with side_span("fetch", chunk.filename, nbytes=len(target)):
             await self._fill(chunk, target)
         self._stats.fetch_seconds += time.perf_counter() - began
 
@@ -478,10 +427,6 @@ class PickReader(SampleReader):
 
     def sample(self, index: int) -> Any:
         return self._readers[index].sample(index)
-
-
-def _unchecked(data: memoryview, base: int) -> None:
-    """Chunks that LitData wrote have no checksums; their length and ETag were compared."""
 
 
 def _close(parts: Sequence[Held], spent: bool = False) -> None:

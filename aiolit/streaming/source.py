@@ -29,7 +29,7 @@ from aiolit.format.parquet import ParquetBound
 from aiolit.format.serializers.registry import SerializerRegistry
 from aiolit.plan.runs import Ints, Runs
 from aiolit.plan.stream import Piece
-from aiolit.runtime.portal import Portal
+from aiolit.runtime.portal import Portal, portal
 from aiolit.runtime.stats import Counters
 from aiolit.store.base import Store
 from aiolit.store.connect import open_store
@@ -94,7 +94,7 @@ class ChunkSource:
         self.firsts: Ints = np.cumsum(self.counts) - self.counts
         self.stats = Counters()
         self._pid = 0
-        self._fetchers: dict[int, ChunkFetcher] = {}
+        self._opened: dict[int, _Opened] = {}
         self._cache: ChunkHolder | None = None
         self._mapped: OrderedDict[int, SampleReader] = OrderedDict()
         self._lock = threading.Lock()
@@ -110,7 +110,7 @@ class ChunkSource:
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for name in ("_bound", "_fetchers", "_cache", "_mapped", "_closing", "_lock"):
+        for name in ("_bound", "_opened", "_cache", "_mapped", "_closing", "_lock"):
             state.pop(name, None)  # one that was unpickled and not used yet has none
         return state
 
@@ -190,7 +190,7 @@ class ChunkSource:
         self._check_process()
         if self._closing is None or not self._closing.alive:
             # What closes must not hold the source, or nothing would ever drop it.
-            close = partial(_close_fetcher, self._fetchers, id(portal.loop))
+            close = partial(_close, self._opened, id(portal.loop))
             withdraw = portal.on_close(close)
             self._closing = weakref.finalize(self, _end, os.getpid(), portal, withdraw, close)
             self._closing.atexit = False
@@ -198,7 +198,7 @@ class ChunkSource:
     async def aclose(self) -> None:
         """Close what is open on the running loop."""
         self._check_process()
-        await _close_fetcher(self._fetchers, id(asyncio.get_running_loop()))
+        await _close(self._opened, id(asyncio.get_running_loop()))
 
     def _direct_path(self, number: int) -> Path | None:
         if not self.location.direct:
@@ -210,22 +210,27 @@ class ChunkSource:
         plain = folder / plain_name(chunk, config)
         return plain if plain.exists() and not (folder / chunk.filename).exists() else None
 
+    def hand_over(self, store: Store, portal: Portal) -> None:
+        """Take over a store whose connections are open on a portal's loop."""
+        self._check_process()
+        self._opened[id(portal.loop)] = _Opened(counted(store, self.stats))
+        self.open_on(portal)
+
     def _fetcher(self) -> ChunkFetcher:
         self._check_process()
         loop = id(asyncio.get_running_loop())
-        if loop not in self._fetchers:
+        if loop not in self._opened:
+            self._opened[loop] = _Opened(counted(self.open_store(), self.stats))
+        opened = self._opened[loop]
+        if opened.fetcher is None:
             if self._cache is None or self.options.in_memory:
                 self._cache = self._make_cache()
-            store = counted(self.open_store(), self.stats)
+            about = opened.store, self.index
             if isinstance(self._bound, ParquetBound):
-                self._fetchers[loop] = ParquetFetcher(
-                    store, self.index, self._bound, self._cache, self.stats
-                )
+                opened.fetcher = ParquetFetcher(*about, self._bound, self._cache, self.stats)
             else:
-                self._fetchers[loop] = ChunkFetcher(
-                    store, self.index, self._bound, self._cache, self.stats
-                )
-        return self._fetchers[loop]
+                opened.fetcher = ChunkFetcher(*about, self._bound, self._cache, self.stats)
+        return opened.fetcher
 
     def _make_cache(self) -> ChunkHolder:
         if self.options.in_memory:
@@ -242,16 +247,24 @@ class ChunkSource:
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
-            self._pid, self._fetchers, self._cache = os.getpid(), {}, None
+            self._pid, self._opened, self._cache = os.getpid(), {}, None
             self._mapped, self._closing = OrderedDict(), None
             self._lock = threading.Lock()
             self.stats = Counters()
 
 
-async def _close_fetcher(fetchers: dict[int, ChunkFetcher], loop: int) -> None:
-    fetcher = fetchers.pop(loop, None)
-    if fetcher is not None:
-        await fetcher.aclose()
+@dataclass(slots=True)
+class _Opened:
+    """What a source has open on one loop."""
+
+    store: Store
+    fetcher: ChunkFetcher | None = None
+
+
+async def _close(opened: dict[int, _Opened], loop: int) -> None:
+    found = opened.pop(loop, None)
+    if found is not None:
+        await found.store.aclose()
 
 
 def _end(
@@ -298,21 +311,31 @@ def read_local_index(location: Location, index_path: str | Path | None) -> bytes
     raise DatasetNotFoundError(f"the data set folder {path.parent} does not exist")
 
 
-async def fetch_index(location: Location, options: ReadOptions) -> bytes:
-    """Fetch ``index.json`` of a remote data set.
+async def open_remote(location: Location, options: ReadOptions) -> ChunkSource:
+    """Open a remote data set on the running loop, the portal's; its connections stay open.
 
     Raises:
-        DatasetNotFoundError: There is none.
+        DatasetNotFoundError: There is no ``index.json``.
         StoreError: It cannot be fetched.
     """
-    async with connect(location, options) as store:
-        try:
-            return await store.get(INDEX)
-        except ObjectNotFoundError as error:
-            raise DatasetNotFoundError(
-                f"there is no {INDEX} at {location.url}: it holds no data set, or one whose "
-                "writing has not ended"
-            ) from error
+    store = connect(location, options)
+    try:
+        source = ChunkSource(location, options, await _fetch_index(store, location.url))
+    except BaseException:
+        await store.aclose()
+        raise
+    source.hand_over(store, portal())
+    return source
+
+
+async def _fetch_index(store: Store, url: str) -> bytes:
+    try:
+        return await store.get(INDEX)
+    except ObjectNotFoundError as error:
+        raise DatasetNotFoundError(
+            f"there is no {INDEX} at {url}: it holds no data set, or one whose writing has not "
+            "ended"
+        ) from error
 
 
 async def find_parquet_index(location: Location, options: ReadOptions) -> bytes:
