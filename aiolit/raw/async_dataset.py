@@ -121,7 +121,8 @@ class AsyncStreamingRawDataset:
                 if share.repeat is not None and turn == share.turns[-1]:
                     lane, position = share.repeat
                     again = int(dealt.shares.items([lane], [position])[0][0])
-                    samples += await self.get_many([again])
+                    values = await dataset.source.get_or_skip([again])
+                    samples += dataset.finish(values, [again])
                 yield samples if collate_fn is None else collate_fn(samples)
         finally:
             window.cancel()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from aiolit.cache.chunks import CacheConfig
 from aiolit.errors import ConfigError
 from aiolit.raw.deck import ItemPlan, ItemReader
-from aiolit.raw.fetch import RawSource, SourceOptions
+from aiolit.raw.fetch import RawItem, RawSource, SourceOptions
 from aiolit.raw.indexer import BaseIndexer, FileIndexer
 from aiolit.raw.items import FileMetadata, ItemTable
 from aiolit.raw.listing import ListingOptions, find_files
@@ -24,6 +24,7 @@ from aiolit.streaming.topology import Place
 from aiolit.units import parse_size
 
 Transform = Callable[[Any], Any]
+FetchMany = Callable[[Sequence[int]], Coroutine[Any, Any, list[RawItem]]]
 
 _AT_ONCE = 64  # items that plain iteration takes from the loop at once
 
@@ -68,6 +69,8 @@ class StreamingRawDataset(Dataset[Any]):
         shuffle: As for ``StreamingDataset``, and so are ``drop_last``, ``seed``,
             ``num_canonical_nodes``, ``rank``, ``world_size``, ``replicate``, ``device_mesh`` and
             ``data_dims``; all of them for ``StreamingDataLoader`` only.
+        on_error: ``"skip"`` puts another item in the place of one that cannot be fetched, in
+            epochs and in torch's ``DataLoader``, with a warning for each; ``stats()`` counts them.
 
     Raises:
         ConfigError: An argument, or what ``setup`` returned, cannot work.
@@ -98,6 +101,7 @@ class StreamingRawDataset(Dataset[Any]):
         replicate: int = 1,
         device_mesh: Any = None,
         data_dims: str | Sequence[str] | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         super().__init__()
         self._transforms = _transforms(transform)
@@ -115,6 +119,8 @@ class StreamingRawDataset(Dataset[Any]):
             ),
             prefetch_bytes=_bytes(prefetch_bytes),
         )
+        if on_error not in ("raise", "skip"):
+            raise ConfigError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
         location = resolve(input_dir, cache_dir)
         if indexer is not None and not isinstance(indexer, BaseIndexer):
             raise ConfigError(f"indexer must be a BaseIndexer, not {indexer!r}")
@@ -123,6 +129,7 @@ class StreamingRawDataset(Dataset[Any]):
             storage_options=storage_options,
             session_options=session_options,
             cache=_cache(location, max_cache_size) if cache_files else None,
+            skips=on_error == "skip",
         )
         listing = ListingOptions(
             root=location.url,
@@ -192,7 +199,7 @@ class StreamingRawDataset(Dataset[Any]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Return the items of a batch, fetched concurrently; torch's ``DataLoader`` calls it."""
-        return self.get_many(indices)
+        return self._fetched(indices, self.source.get_or_skip)
 
     def get_many(self, indices: Iterable[Any]) -> list[Any]:
         """Return items in the order asked for, fetched concurrently.
@@ -201,10 +208,13 @@ class StreamingRawDataset(Dataset[Any]):
             IndexError: There is no such item; nothing was fetched.
             StoreError: A file cannot be fetched; the message names it.
         """
+        return self._fetched(indices, self.source.get_many)
+
+    def _fetched(self, indices: Iterable[Any], fetch: FetchMany) -> list[Any]:
         wanted = [self.checked(index) for index in indices]
         loop = portal()
         self.source.open_on(loop)
-        return self.finish(loop.call(self.source.get_many, wanted), wanted)
+        return self.finish(loop.call(fetch, wanted), wanted)
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate all items in their order, fetching ahead."""

@@ -94,7 +94,8 @@ def make_window(plan: ItemPlan, lanes: Sequence[Ints]) -> ItemWindow:
     """Return what fetches items ahead of their reader; call it on the loop."""
     budget = ByteBudget(plan.ahead_bytes, name="prefetch_bytes")
     source = plan.source
-    return ItemWindow(source.get, lanes, source.items.nbytes, budget, plan.ahead)
+    nbytes = source.items.nbytes
+    return ItemWindow(source.get, lanes, nbytes, budget, plan.ahead, source.skips())
 
 
 class ItemReader(LaneReader):

@@ -16,6 +16,7 @@ from aiolit.cache.chunks import CacheConfig, ChunkCache
 from aiolit.errors import ObjectChangedError, ObjectNotFoundError
 from aiolit.plan.coalesce import split
 from aiolit.raw.items import ItemTable
+from aiolit.raw.skips import Failed, Skips
 from aiolit.runtime.budget import ByteBudget
 from aiolit.runtime.groups import single_error
 from aiolit.runtime.portal import Portal
@@ -42,12 +43,14 @@ class SourceOptions:
         storage_options: For the store's client.
         session_options: For the store's session.
         cache: Where files are cached; None does not cache.
+        skips: Whether items that cannot be fetched are replaced by others.
     """
 
     url: str
     storage_options: Mapping[str, Any] | None
     session_options: Mapping[str, Any] | None
     cache: CacheConfig | None
+    skips: bool = False
 
     def open_store(self) -> Store:
         """Return a store on the folder; it opens nothing yet."""
@@ -72,10 +75,12 @@ class RawSource:
         self._pid = 0
         self._fetchers: dict[int, FileFetcher] = {}
         self._cache: ChunkCache | None = None
+        self._skips: Skips | None = None
         self._closing: weakref.finalize[..., RawSource] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pid": 0, "_fetchers": {}, "_cache": None, "_closing": None}
+        own = {"_pid": 0, "_fetchers": {}, "_cache": None, "_skips": None, "_closing": None}
+        return {**self.__dict__, **own}
 
     async def get(self, item: int) -> RawItem:
         """Return the bytes of an item; a list of them for a group. Runs on any loop.
@@ -101,6 +106,33 @@ class RawSource:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self.get(item)) for item in items]
         return [task.result() for task in tasks]
+
+    async def get_or_skip(self, items: Sequence[int]) -> list[RawItem]:
+        """Return items as ``get_many`` does, or others in the place of those that fail.
+
+        Raises:
+            StoreError: Nothing can be fetched, or the data set does not skip.
+        """
+        skips = self.skips()
+        if skips is None:
+            return await self.get_many(items)
+
+        async def outcome(item: int) -> RawItem | Failed:
+            try:
+                return await self.get(item)
+            except Exception as error:  # noqa: BLE001  (raised below, unless it is skipped)
+                return Failed(error)
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(outcome(item)) for item in items]
+        return await skips.fill(self.get, items, [task.result() for task in tasks])
+
+    def skips(self) -> Skips | None:
+        """Return what replaces items that fail in this process; None where they just fail."""
+        self._check_process()
+        if self.options.skips and self._skips is None:
+            self._skips = Skips(len(self.items), self.stats)
+        return self._skips
 
     def store(self) -> Store:
         """Return the store that the running loop reads from; ``aclose`` closes it."""
@@ -137,7 +169,7 @@ class RawSource:
     def _check_process(self) -> None:
         if self._pid != os.getpid():
             self._pid, self._fetchers, self._cache = os.getpid(), {}, None
-            self._closing = None
+            self._closing = self._skips = None
             self.stats = Counters()
 
 
@@ -209,6 +241,8 @@ class FileFetcher:
         else:
             data = await store.get(key)
             self._stats.requests += 1
+            if len(data) < size:  # a smaller file now, or an answer that was cut off unseen
+                data = await self._fetch_parts(key)
         self._stats.bytes_fetched += len(data)
         return data
 

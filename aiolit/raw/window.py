@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiolit.plan.runs import Ints
+from aiolit.raw.skips import Failed, Fetch, Skips, checked
 from aiolit.runtime.budget import ByteBudget
 from aiolit.runtime.portal import Portal
-
-Fetch = Callable[[int], Coroutine[Any, Any, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    """What a fetch raised, kept until the reader comes to its item."""
-
-    error: Exception
 
 
 class ItemWindow:
@@ -35,13 +26,20 @@ class ItemWindow:
         nbytes: The bytes of each item of the data set.
         budget: Bounds the bytes of items that are on their way, or there, ahead of the reader.
         most: How many items may be ahead of the reader, however small they are.
+        skips: Replaces items that cannot be fetched; None lets them fail.
     """
 
     def __init__(
-        self, fetch: Fetch, lanes: Sequence[Ints], nbytes: Ints, budget: ByteBudget, most: int
+        self,
+        fetch: Fetch,
+        lanes: Sequence[Ints],
+        nbytes: Ints,
+        budget: ByteBudget,
+        most: int,
+        skips: Skips | None = None,
     ) -> None:
         self._fetch, self._lanes, self._nbytes = fetch, lanes, nbytes
-        self._budget, self._most = budget, most
+        self._budget, self._most, self._skips = budget, most, skips
         self._begun = [0] * len(lanes)
         self._ahead: list[deque[tuple[int, asyncio.Task[Any]]]] = [deque() for _ in lanes]
         self._group = asyncio.TaskGroup()
@@ -73,6 +71,7 @@ class ItemWindow:
         """
         await self._open.wait()
         ahead, tasks = self._ahead[lane], []
+        first = self._begun[lane] - len(ahead)
         for _ in range(count):
             if ahead:
                 nbytes, task = ahead.popleft()
@@ -84,13 +83,16 @@ class ItemWindow:
         pending = [task for task in tasks if not task.done()]
         if pending:
             await asyncio.wait(pending)  # woken once, not by each
-        found = []
-        for task in tasks:
-            value = task.result()
-            if isinstance(value, _Failed):
-                raise value.error
-            found.append(value)
-        return found
+        outcomes = [task.result() for task in tasks]
+        if self._skips is None:
+            return checked(outcomes)
+        items = self._lanes[lane][first : first + count].tolist()
+        return await self._skips.fill(self._fetch, items, outcomes)
+
+    @property
+    def ahead(self) -> tuple[int, int]:
+        """How many items are there, or on their way, ahead of the reader, and their bytes."""
+        return sum(map(len, self._ahead)), self._budget.used
 
     def cancel(self) -> None:
         """Ask ``run`` to end."""
@@ -127,7 +129,7 @@ class ItemWindow:
         try:
             return await self._fetch(item)
         except Exception as error:  # noqa: BLE001  (handed to the reader of this item alone)
-            return _Failed(error)
+            return Failed(error)
 
 
 class ItemFeed:
@@ -141,6 +143,11 @@ class ItemFeed:
     def take(self, lane: int, count: int) -> list[Any]:
         """Return the next items of a lane; see ``ItemWindow.take``."""
         return self._portal.call(self._window.take, lane, count)
+
+    @property
+    def ahead(self) -> tuple[int, int]:
+        """How many items are there, or on their way, ahead of the reader, and their bytes."""
+        return self._window.ahead
 
     def close(self) -> None:
         """Have the loop cancel what is on its way; does not wait for it.
