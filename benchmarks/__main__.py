@@ -9,19 +9,23 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
-from benchmarks.data import Sizes
-from benchmarks.rows import NETWORK, ROWS
-from benchmarks.runner import Bench, table
+from benchmarks.data import Inputs, Sizes, data_folder
+from benchmarks.rows import CONTENDERS, NETWORK, ROWS
+from benchmarks.runner import Bench
+from benchmarks.table import table
 
 
 def main() -> int:
     """Measure the rows asked for and print them; not 0 if a contender failed."""
     options = _parse()
-    sizes = Sizes.quick() if options.quick else Sizes()
+    sizes, inputs = Sizes(), Inputs()
+    if options.quick:
+        sizes, inputs = Sizes.quick(), Inputs.quick()
     rows = [ROWS[name] for name in options.rows or ROWS]
     folder = options.folder / ("quick" if options.quick else "full")
-    bench = Bench(folder, sizes, say=lambda line: print(line, file=sys.stderr, flush=True))
+    bench = Bench(folder, sizes, inputs, say, only=options.contenders)
     results = bench.measure(rows, options.repeats)
     print(_conditions(sizes, options.repeats))
     for row in rows:
@@ -34,8 +38,13 @@ def main() -> int:
         }
         options.json.write_text(json.dumps(plain, indent=1))
     for failure in bench.failures:
-        print(f"\nfailed: {failure}", file=sys.stderr)
+        say(f"failed: {failure.splitlines()[0]}")
     return 1 if bench.failures else 0
+
+
+def say(line: str) -> None:
+    """Progress goes to stderr, the tables to stdout."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _conditions(sizes: Sizes, repeats: int) -> str:
@@ -50,16 +59,20 @@ def _conditions(sizes: Sizes, repeats: int) -> str:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}")
+    names: dict[str, Any] = {"nargs": "*", "metavar": "ROW", "help": f"of {', '.join(ROWS)}"}
+    parser.add_argument("rows", **names)
+    parser.add_argument("--rows", dest="more_rows", default=[], **names)
+    parser.add_argument("--contenders", nargs="+", default=[], help="only these, by their labels")
     parser.add_argument("--quick", action="store_true", help="little data, one round: a smoke test")
     parser.add_argument("--repeats", type=int, help="rounds (default 5)")
     parser.add_argument("--json", type=Path, help="write every run to this file")
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    default = Path(os.environ.get("AIOLIT_BENCH_DIR", cache / "aiolit-bench"))
-    parser.add_argument("--folder", type=Path, default=default, help=f"data (default {default})")
+    parser.add_argument("--folder", type=Path, default=data_folder(), help="data (%(default)s)")
     options = parser.parse_args()
+    options.rows += options.more_rows
     if unknown := [name for name in options.rows if name not in ROWS]:
         parser.error(f"unknown rows: {', '.join(unknown)}")
+    if unknown := [label for label in options.contenders if label not in CONTENDERS]:
+        parser.error(f"unknown contenders: {', '.join(unknown)} (of {', '.join(CONTENDERS)})")
     options.repeats = options.repeats or (1 if options.quick else 5)
     return options
 

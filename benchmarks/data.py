@@ -7,19 +7,25 @@ length. Records are pairs of numbers, where everything but the payload is overhe
 
 from __future__ import annotations
 
-__all__ = ["Sizes", "make_source"]
+__all__ = ["Inputs", "Sizes", "data_folder", "make_raw", "make_source"]
 
 import dataclasses
 import io
+import itertools
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance
+
+from aiolit.raw.index_file import INDEX_FILE, RawIndex, dump_raw_index
+from aiolit.raw.items import FileMetadata
+from benchmarks.contenders.job import raw_name
 
 SEED = 20260401
 JPEG_SIZE = (640, 480)
@@ -41,6 +47,28 @@ class Sizes:
         return cls(jpegs=192, tokens=200_000, records=20_000)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """How many inputs the jobs of writing have; where the source has fewer, it begins again."""
+
+    jpegs: int = 5000
+    records: int = 1_000_000
+    tokens: int = 46_500
+    """Documents: 200 MB of tokens."""
+    few: int = 100
+
+    @classmethod
+    def quick(cls) -> Inputs:
+        """A smoke test's."""
+        return cls(jpegs=200, records=5_000, tokens=400)
+
+
+def data_folder() -> Path:
+    """Where data is kept between runs: `$AIOLIT_BENCH_DIR`, or in the user's cache folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return Path(os.environ.get("AIOLIT_BENCH_DIR", cache / "aiolit-bench"))
+
+
 def make_source(folder: Path, sizes: Sizes) -> None:
     """Write the source data into `folder`, unless the same is there already.
 
@@ -56,6 +84,31 @@ def make_source(folder: Path, sizes: Sizes) -> None:
     _pack(folder / "jpegs", sizes.jpegs, _jpeg_maker())
     _write_tokens(folder, sizes.tokens)
     _write_records(folder, sizes.records)
+    stamp.write_text(about)
+
+
+def make_raw(source: Path, folder: Path, url: str) -> None:
+    """Write the pictures as files of their own, and the list of them, unless they are there.
+
+    Args:
+        source: What `make_source` has made.
+        folder: Where the files go.
+        url: What the contenders will call the folder; the list's paths begin with it.
+    """
+    about = (source / "complete.json").read_text()
+    stamp = folder.with_name(f"{folder.name}.complete")
+    if stamp.exists() and stamp.read_text() == about:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    borders = np.load(source / "jpegs.npy").tolist()
+    data = np.memmap(source / "jpegs.bin", dtype=np.uint8, mode="r")
+    files = []
+    for number, (start, stop) in enumerate(itertools.pairwise(borders)):
+        path = folder / raw_name(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data[start:stop].tobytes())
+        files.append(FileMetadata(f"{url}/{raw_name(number)}", stop - start))
+    (folder / INDEX_FILE).write_bytes(dump_raw_index(url, RawIndex(files, time.time())))
     stamp.write_text(about)
 
 

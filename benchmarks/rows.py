@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["CONTENDERS", "NETWORK", "ROWS", "Contender", "Row"]
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,23 +19,18 @@ class Contender:
     """Someone who does the work of a row."""
 
     label: str
-    script: str
-    """A file in contenders/."""
+    name: str
+    """Of its scripts in contenders/ (`read_NAME.py`, ...), and of the folder of its data sets;
+    "limit" reads the packed source files."""
     peer: str | None = None
     """Its environment, as scripts/peers.sh names it; None for aiolit's own."""
     exact: bool = True
     """Whether an epoch that is not every sample once is an error."""
-    data: str
-    """Whose data set it reads; "source" for the packed source files."""
     mode: str = ""
 
 
 def _limit(label: str, mode: str = "") -> Contender:
-    return Contender(label=label, script="run_limit.py", data="source", mode=mode)
-
-
-def _aiolit(label: str, mode: str = "") -> Contender:
-    return Contender(label=label, script="run_aiolit.py", data="aiolit", mode=mode)
+    return Contender(label=label, name="limit", mode=mode)
 
 
 CONTENDERS: Mapping[str, Contender] = {
@@ -42,43 +38,64 @@ CONTENDERS: Mapping[str, Contender] = {
     for contender in (
         _limit("limit"),
         _limit("bare GETs", "gets"),
+        _limit("bare GETs, one batch", "batch"),
         _limit("limit, together", "together"),
-        _aiolit("aiolit"),
-        _aiolit("aiolit, together", "together"),
-        Contender(label="litdata", script="run_litdata.py", peer="litdata-0.2.76", data="litdata"),
+        _limit("cp", "copy"),
+        _limit("fn alone", "fn"),
+        _limit("bare PUTs", "puts"),
+        _limit("bare interpreters", "interpreters"),
+        _limit("bare GETs with aiohttp"),
+        _limit("bare GETs with aiohttp, uvloop", "uvloop"),
+        Contender(label="bare GETs with obstore", name="obstore", peer="obstore"),
+        Contender(label="aiolit", name="aiolit"),
+        Contender(label="aiolit, together", name="aiolit", mode="together"),
+        Contender(label="aiolit's store layer", name="aiolit"),
+        Contender(label="litdata", name="litdata", peer="litdata-0.2.76"),
         Contender(
             label="mosaicml",
-            script="run_mosaicml.py",
+            name="mosaicml",
             peer="mosaicml-streaming",
-            data="mosaicml",
             exact=False,  # one run from S3 with two workers was seen that had other samples
         ),
-        Contender(
-            label="webdataset", script="run_webdataset.py", peer="webdataset", data="webdataset"
-        ),
+        Contender(label="webdataset", name="webdataset", peer="webdataset"),
     )
 }
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of the issue of speed: some work, done by each contender in turn."""
+    """One line of the table: some work, done by each contender in turn."""
 
     name: str
     title: str
     kind: str
+    """Of data: `jpegs`, `raw` (the same pictures as files of their own), `records`, `tokens`."""
     task: str = "epoch"
+    """`epoch`, `first` (the first batch), `random` (by number), `write` or `fetch` (ranges)."""
     remote: bool = False
+    network: Shape = NETWORK
     cold: bool = False
     """Whether the kernel forgets the files before each run."""
     contenders: tuple[str, ...] = ("limit", "aiolit", "litdata")
+    """The first one is what the others are measured against."""
+    inputs: str = ""
+    """How many inputs a `write` row has: a name of `data.Inputs`."""
     job: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Fields of the contenders' `Job`."""
 
 
 _PEERS = ("aiolit", "litdata", "mosaicml", "webdataset")
-ROWS: Mapping[str, Row] = {
-    row.name: row
-    for row in (
+_CLIENTS = (
+    "bare GETs with aiohttp",
+    "bare GETs with aiohttp, uvloop",
+    "bare GETs with obstore",
+    "aiolit's store layer",
+)
+_CORES = os.cpu_count() or 1
+
+
+def _reading() -> tuple[Row, ...]:
+    return (
         Row(
             name="jpeg-disk-warm",
             title="JPEG bytes, local disk, warm, 2 workers",
@@ -99,7 +116,7 @@ ROWS: Mapping[str, Row] = {
             title="JPEG bytes, S3, nothing cached, 2 workers",
             kind="jpegs",
             remote=True,
-            contenders=("bare GETs", "limit", *_PEERS),
+            contenders=("limit", "bare GETs", *_PEERS),
             job={"num_workers": 2},
         ),
         Row(
@@ -107,7 +124,23 @@ ROWS: Mapping[str, Row] = {
             title="JPEG bytes, S3, nothing cached, 0 workers",
             kind="jpegs",
             remote=True,
-            contenders=("limit", *_PEERS),
+            contenders=("limit", "bare GETs", *_PEERS),
+        ),
+        Row(
+            name="raw-s3-2w",
+            title="JPEG files, one object each, S3, nothing cached, 2 workers",
+            kind="raw",
+            remote=True,
+            contenders=("bare GETs", "aiolit", "litdata"),
+            job={"num_workers": 2, "connections": 64},
+        ),
+        Row(
+            name="raw-s3-0w",
+            title="JPEG files, one object each, S3, nothing cached, 0 workers",
+            kind="raw",
+            remote=True,
+            contenders=("bare GETs", "aiolit", "litdata"),
+            job={"connections": 64},
         ),
         Row(
             name="first-batch-s3",
@@ -115,18 +148,20 @@ ROWS: Mapping[str, Row] = {
             kind="jpegs",
             task="first",
             remote=True,
-            contenders=("bare GETs", "aiolit", "litdata"),
+            contenders=("bare GETs, one batch", *_PEERS),
         ),
         Row(
             name="jpeg-decoded",
-            title="JPEG decoded and cropped, local disk, warm, 2 workers",
+            title=f"JPEG decoded and cropped, local disk, warm, {_CORES} workers (one a core)",
             kind="jpegs",
-            job={"num_workers": 2, "decode": True},
+            contenders=("limit", *_PEERS),
+            job={"num_workers": _CORES, "decode": True},
         ),
         Row(
             name="records-disk",
             title="Records of two numbers, local disk, warm, 0 workers, batches of 256",
             kind="records",
+            contenders=("limit", "aiolit", "litdata", "mosaicml"),
             job={"batch_size": 256},
         ),
         Row(
@@ -140,6 +175,7 @@ ROWS: Mapping[str, Row] = {
             name="tokens-disk",
             title="Blocks of 2048 tokens, local disk, warm, 0 workers, batches of 16",
             kind="tokens",
+            contenders=("limit", "aiolit", "litdata", "mosaicml"),
             job={"batch_size": 16},
         ),
         Row(
@@ -147,15 +183,15 @@ ROWS: Mapping[str, Row] = {
             title="Random ds[i], JPEG bytes, local disk, warm",
             kind="jpegs",
             task="random",
+            contenders=("limit", "aiolit", "litdata", "mosaicml"),
             job={"picks": 1000},
         ),
         Row(
             name="random-s3",
-            title="Random ds[i], JPEG bytes, S3, nothing cached",
+            title="100 random ds[i], JPEG bytes, S3, nothing cached",
             kind="jpegs",
             task="random",
             remote=True,
-            contenders=("limit", "aiolit", "litdata"),
         ),
         Row(
             name="random-s3-together",
@@ -166,4 +202,73 @@ ROWS: Mapping[str, Row] = {
             contenders=("limit, together", "aiolit, together"),
         ),
     )
-}
+
+
+def _fetching() -> tuple[Row, ...]:
+    return (
+        Row(
+            name="fetch-ranges",
+            title="Ranges of 8 MiB from S3, 16 at a time",
+            kind="jpegs",
+            task="fetch",
+            remote=True,
+            contenders=_CLIENTS,
+        ),
+        Row(
+            name="fetch-ranges-fast",
+            title="Ranges of 8 MiB from a server without delay or limit, 16 at a time",
+            kind="jpegs",
+            task="fetch",
+            remote=True,
+            network=Shape(),
+            contenders=_CLIENTS,
+        ),
+        Row(
+            name="fetch-samples",
+            title="One range for each JPEG from S3, 64 at a time",
+            kind="jpegs",
+            task="fetch",
+            remote=True,
+            contenders=_CLIENTS,
+            job={"range_bytes": 0, "connections": 64},
+        ),
+    )
+
+
+def _writing() -> tuple[Row, ...]:
+    rows = []
+    for remote, where, limit in ((False, "to a local disk", "cp"), (True, "to S3", "bare PUTs")):
+        place = "s3" if remote else "disk"
+        peers = _PEERS[:3] if remote else _PEERS  # WebDataset writes to a disk only
+        kinds = (
+            ("jpegs", "jpegs", "JPEG bytes", (limit, *peers)),
+            ("records", "records", "records of two numbers", (limit, "fn alone", *peers[:3])),
+            ("tokens", "tokens", "documents of tokens", (limit, *peers[:2])),
+        )
+        for kind, inputs, what, contenders in kinds:
+            row = Row(
+                name=f"write-{kind}-{place}",
+                title=f"Writing {what} {where}, 2 workers",
+                kind=kind,
+                task="write",
+                remote=remote,
+                contenders=contenders,
+                inputs=inputs,
+                job={"num_workers": 2},
+            )
+            rows.append(row)
+        row = Row(
+            name=f"write-start-{place}",
+            title=f"A job of 100 small records {where}, 2 workers",
+            kind="records",
+            task="write",
+            remote=remote,
+            contenders=("bare interpreters", *peers[:2]),
+            inputs="few",
+            job={"num_workers": 2},
+        )
+        rows.append(row)
+    return tuple(rows)
+
+
+ROWS: Mapping[str, Row] = {row.name: row for row in (*_reading(), *_fetching(), *_writing())}

@@ -1,57 +1,38 @@
-"""Preparing the data, running the contenders in turn, and the table of what they did."""
+"""Preparing the data and running the contenders in turn."""
 
 from __future__ import annotations
 
-__all__ = ["Bench", "ContenderError", "Measured", "table"]
+__all__ = ["Bench", "ContenderError"]
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.data import Sizes, make_source
+from benchmarks.contenders.job import Job, nbytes_of
+from benchmarks.data import Inputs, Sizes, make_raw, make_source
 from benchmarks.process_tree import run
-from benchmarks.rows import CONTENDERS, NETWORK, Contender, Row
-from benchmarks.s3_server import S3Server
+from benchmarks.rows import CONTENDERS, Contender, Row
+from benchmarks.s3_server import Counters, S3Server
+from benchmarks.table import Measured
 
 _HERE = Path(__file__).parent
 _BUCKET = "bench"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """One run of one contender."""
-
-    samples: int
-    seconds: float
-    """From the first line of the contender's own code, imports done, to the last batch."""
-    first_batch_s: float
-    cpu_s: float
-    """Of all its processes, in that time."""
-    peak_bytes: int
-    fetched_bytes: int | None
-    """What the server sent; None where the data is on the disk."""
-    requests: int | None
-    median_ms: float | None = None
-    p95_ms: float | None = None
-
-    @property
-    def rate(self) -> float:
-        """Samples per second."""
-        return self.samples / self.seconds
+_CHUNK_BYTES = 64_000_000
+_SCRIPTS = {"write": "write", "fetch": "fetch"}  # what is not one of these reads
 
 
 class ContenderError(RuntimeError):
-    """A contender ended with an error, or did not give every sample once."""
+    """A contender ended with an error, or did not give or write every sample once."""
 
 
 class Bench:
@@ -59,16 +40,28 @@ class Bench:
 
     Args:
         folder: Where the data is kept between runs.
-        sizes: How much data.
+        sizes: How much data there is to read.
+        inputs: How many inputs there are to write.
         say: Gets a line of progress now and then.
+        only: Labels of contenders; the others are left out of every row.
     """
 
-    def __init__(self, folder: Path, sizes: Sizes, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        sizes: Sizes,
+        inputs: Inputs,
+        say: Callable[[str], None],
+        only: Collection[str] = (),
+    ) -> None:
         self.folder = folder
         self.sizes = sizes
+        self.inputs = inputs
         self.failures: list[str] = []
         self._say = say
-        self._bucket = folder / "buckets" / _BUCKET
+        self._only = only
+        self._buckets = folder / "buckets"
+        self._bucket = self._buckets / _BUCKET
         self._source = self._bucket / "source"
 
     def measure(self, rows: Sequence[Row], repeats: int) -> dict[str, dict[str, list[Measured]]]:
@@ -80,21 +73,25 @@ class Bench:
         self._say(f"data in {self.folder}")
         make_source(self._source, self.sizes)
         results: dict[str, dict[str, list[Measured]]] = {}
-        with S3Server(self.folder / "buckets", NETWORK) as server:
+        with S3Server(self._buckets) as server:
             for row in rows:
+                server.shape(row.network)
                 results[row.name] = self._measure_row(row, repeats, server)
         return results
 
     def _measure_row(self, row: Row, repeats: int, server: S3Server) -> dict[str, list[Measured]]:
-        present = [CONTENDERS[label] for label in row.contenders]
-        present = [contender for contender in present if self._interpreter(contender)]
+        present = [
+            CONTENDERS[label] for label in row.contenders if not self._only or label in self._only
+        ]
+        for peer in {contender.peer for contender in present if not _interpreter(contender.peer)}:
+            self._say(f"{peer} is left out, since it is not built: scripts/peers.sh {peer}")
+        present = [contender for contender in present if _interpreter(contender.peer)]
         runs: dict[str, list[Measured]] = {contender.label: [] for contender in present}
         for nth in range(repeats):
             for contender in present:
                 if contender.label not in runs:
                     continue
                 try:
-                    self._prepare(contender, row.kind)
                     measured = self._run(row, contender, server)
                 except ContenderError as error:
                     del runs[contender.label]
@@ -106,106 +103,169 @@ class Bench:
                 self._say(f"{row.name} {nth + 1}/{repeats} {contender.label}: {rate}")
         return runs
 
-    def _interpreter(self, contender: Contender) -> str | None:
-        if contender.peer is None:
-            return sys.executable
-        script = str(_HERE.parent / "scripts" / "peers.sh")
-        command = ["bash", script, "--path", contender.peer]
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-        if found.returncode:
-            self._say(f"{contender.label} is left out: {found.stderr.strip()}")
-            return None
-        return found.stdout.strip()
-
-    def _data(self, contender: Contender, kind: str) -> Path:
-        if contender.data == "source":
+    def _prepared(self, row: Row, contender: Contender) -> Path:
+        """Return the data set that the contender reads, which it writes first unless it has."""
+        if row.task == "fetch":
             return self._source
-        return self._bucket / contender.data / kind
-
-    def _prepare(self, contender: Contender, kind: str) -> None:
-        """Let the contender write its data set, unless it has."""
-        data = self._data(contender, kind)
+        if row.kind == "raw":
+            make_raw(self._source, self._bucket / "raw", f"s3://{_BUCKET}/raw")
+            return self._bucket / "raw"
+        if contender.name == "limit":
+            return self._source
+        chunk_bytes = row.job.get("chunk_bytes", _CHUNK_BYTES)
+        tail = "" if chunk_bytes == _CHUNK_BYTES else f"-{chunk_bytes}"
+        data = self._bucket / contender.name / f"{row.kind}{tail}"
         stamp = data.with_name(f"{data.name}.complete")
         about = json.dumps(dataclasses.asdict(self.sizes))
-        if contender.data == "source" or (stamp.exists() and stamp.read_text() == about):
-            return
-        self._say(f"{contender.label} writes {kind}")
+        if stamp.exists() and stamp.read_text() == about:
+            return data
+        self._say(f"{contender.label} writes {data.name}")
         shutil.rmtree(data, ignore_errors=True)
         data.parent.mkdir(parents=True, exist_ok=True)
-        job = {"task": "prepare", "kind": kind, "data": str(data), "source": str(self._source)}
-        self._call(contender, job)
+        # One worker: with two, LitData writes two runs of chunks, and the row's data would differ.
+        job = self._job("prepare", row, str(data), num_workers=1, chunk_bytes=chunk_bytes)
+        self._call("write", contender, job)
         os.sync()
         stamp.write_text(about)
+        return data
+
+    def _job(self, task: str, row: Row, data: str, **fields: Any) -> Job:
+        return Job(task=task, kind=row.kind, source=str(self._source), data=data, **fields)
 
     def _run(self, row: Row, contender: Contender, server: S3Server) -> Measured:
-        data = self._data(contender, row.kind)
+        if row.task == "write":
+            return self._run_write(row, contender, server)
+        data = self._prepared(row, contender)
         if row.cold:
             for path in (data, self._source):
                 _forget(path)
-        where = str(data)
-        if row.remote:
-            where = f"s3://{data.relative_to(self._bucket.parent)}"
         with tempfile.TemporaryDirectory(dir=self.folder, prefix="cache-") as cache:
-            job = {
-                "task": row.task,
-                "kind": row.kind,
-                "source": str(self._source),
-                "data": where,
-                "cache": cache,
-                "storage_options": server.storage_options,
-                "mode": contender.mode,
+            job = self._job(
+                row.task,
+                row,
+                self._where(data) if row.remote else str(data),
+                cache=cache,
+                storage_options=server.storage_options,
+                mode=contender.mode,
                 **row.job,
-            }
-            server.reset()
-            result, peak = self._call(contender, job)
-            counters = server.counters()
-        self._check(row, contender, result)
+            )
+            result, peak, counters = self._measured_call(contender, job, server)
+        if row.task == "epoch":
+            self._check_epoch(row, contender, result)
+            result["nbytes"] = self._nbytes(job)
         result.pop("sum_of_ids", None)
-        return Measured(
-            **result,
-            peak_bytes=peak,
-            fetched_bytes=counters.bytes_out if row.remote else None,
-            requests=counters.requests if row.remote else None,
-        )
+        return _measured(row, result, peak, counters)
 
-    def _check(self, row: Row, contender: Contender, result: Mapping[str, Any]) -> None:
-        """Refuse a result that is not every sample once."""
-        if (
-            row.task != "epoch"
-            or not contender.exact
-            or row.kind == "tokens"
-            or contender.mode == "gets"
+    def _run_write(self, row: Row, contender: Contender, server: S3Server) -> Measured:
+        """Let it write, look at what it wrote, and remove that."""
+        with (
+            tempfile.TemporaryDirectory(dir=self.folder, prefix="cache-") as cache,
+            tempfile.TemporaryDirectory(dir=self._bucket, prefix="written-") as written,
         ):
+            data = Path(written, "data")
+            job = self._job(
+                "write",
+                row,
+                self._where(data) if row.remote else str(data),
+                cache=cache,
+                storage_options=server.storage_options,
+                mode=contender.mode,
+                count=getattr(self.inputs, row.inputs),
+                **row.job,
+            )
+            result, peak, counters = self._measured_call(contender, job, server)
+            self._check_written(row, contender, job, data)
+        result["nbytes"] = nbytes_of(job, job.count)
+        return _measured(row, result, peak, counters)
+
+    def _measured_call(
+        self, contender: Contender, job: Job, server: S3Server
+    ) -> tuple[dict[str, Any], int, Counters]:
+        server.reset()
+        result, peak = self._call(_SCRIPTS.get(job.task, "read"), contender, job)
+        return result, peak, server.counters()
+
+    def _where(self, data: Path) -> str:
+        return f"s3://{data.relative_to(self._buckets)}"
+
+    def _nbytes(self, job: Job) -> int:
+        """How many bytes the samples of an epoch hold."""
+        size = 4 * job.block_size if job.kind == "tokens" else None
+        return job.samples() * size if size else nbytes_of(job, job.samples())
+
+    def _check_epoch(self, row: Row, contender: Contender, result: Mapping[str, Any]) -> None:
+        """Refuse a result that is not every sample once."""
+        if not contender.exact or row.kind == "tokens":
             return
-        count = self.sizes.jpegs if row.kind == "jpegs" else self.sizes.records
-        expected = count, count * (count - 1) // 2
-        if (result["samples"], result["sum_of_ids"]) != expected:
+        count = self.sizes.records if row.kind == "records" else self.sizes.jpegs
+        numbers = count * (count - 1) // 2
+        if row.kind == "raw":  # bytes have no number; that all are there shows in their sum
+            numbers = int(np.load(self._source / "jpegs.npy")[-1])
+        if (result["samples"], result["sum_of_ids"]) != (count, numbers):
             raise ContenderError(
                 f"{contender.label} did not give every sample once: {result['samples']:,} of "
-                f"{count:,}, numbers off by {result['sum_of_ids'] - expected[1]:,}"
+                f"{count:,}, numbers off by {result['sum_of_ids'] - numbers:,}"
             )
 
-    def _call(self, contender: Contender, job: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-        interpreter = self._interpreter(contender)
+    def _check_written(self, row: Row, contender: Contender, job: Job, data: Path) -> None:
+        """Read back what was written, with the contender's own reader, and compare it."""
+        if contender.name == "limit":
+            found = sum(path.stat().st_size for path in data.glob("*"))
+            if contender.mode in ("copy", "puts") and found != nbytes_of(job, job.count):
+                raise ContenderError(f"{contender.label} wrote {found:,} bytes")
+            return
+        check = self._job("check", row, str(data), count=job.count, batch_size=1024)
+        result, _ = self._call("read", contender, check)
+        expected = job.count
+        if result["samples"] != expected:
+            raise ContenderError(
+                f"{contender.label} wrote {result['samples']:,} samples, not {expected:,}"
+            )
+
+    def _call(self, what: str, contender: Contender, job: Job) -> tuple[dict[str, Any], int]:
+        interpreter = _interpreter(contender.peer)
         assert interpreter is not None
         with tempfile.TemporaryDirectory(prefix="bench-") as own:
             path = Path(own, "job.json")
-            path.write_text(json.dumps(job))
-            script = str(_HERE / "contenders" / contender.script)
+            path.write_text(json.dumps(dataclasses.asdict(job)))
+            script = str(_HERE / "contenders" / f"{what}_{contender.name}.py")
             finished = run(
                 [interpreter, script, str(path)], env=_environment(own, job), timeout_s=900
             )
         if finished.returncode:
             raise ContenderError(
-                f"{contender.label} failed ({finished.returncode}):\n{finished.errors[-4000:]}"
+                f"{contender.label} failed ({finished.returncode}):\n{finished.errors[-2000:]}"
             )
         result: dict[str, Any] = json.loads(finished.output.splitlines()[-1])
         return result, finished.peak_bytes
 
 
-def _environment(own: str, job: Mapping[str, Any]) -> dict[str, str]:
+@functools.cache
+def _interpreter(peer: str | None) -> str | None:
+    """The interpreter of an environment; None where it is not built."""
+    if peer is None:
+        return sys.executable
+    command = ["bash", str(_HERE.parent / "scripts" / "peers.sh"), "--path", peer]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return None if found.returncode else found.stdout.strip()
+
+
+def _measured(row: Row, result: Mapping[str, Any], peak: int, counters: Counters) -> Measured:
+    if not row.remote:
+        return Measured(**result, peak_bytes=peak)
+    return Measured(
+        **result,
+        peak_bytes=peak,
+        fetched_bytes=counters.bytes_out,
+        sent_bytes=counters.bytes_in,
+        requests=counters.requests,
+        connections=counters.connections,
+    )
+
+
+def _environment(own: str, job: Job) -> dict[str, str]:
     environment = {**os.environ, "TMPDIR": own, "PYTHONWARNINGS": "ignore"}
-    for key, value in job.get("storage_options", {}).items():
+    for key, value in job.storage_options.items():
         name = "AWS_ENDPOINT_URL" if key == "endpoint_url" else key.upper()
         environment[name if name.startswith("AWS_") else f"AWS_{name}"] = value
     environment["S3_ENDPOINT_URL"] = environment.get("AWS_ENDPOINT_URL", "")  # MosaicML's name
@@ -222,46 +282,3 @@ def _forget(folder: Path) -> None:
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(descriptor)
-
-
-def table(row: Row, runs: Mapping[str, Sequence[Measured]]) -> str:
-    """The row as text: one line a contender, medians, with the slowest and the fastest run."""
-    header = ["", "samples/s", "(min-max)", "of limit", "of litdata", "first batch s"]
-    header += ["median ms", "p95 ms"] if row.task == "random" else []
-    header += ["MB fetched", "GETs"] if row.remote else []
-    header += ["CPU s", "peak MB"]
-    limit = next(
-        (label for label in ("limit", "limit, together", "bare GETs") if label in runs), ""
-    )
-    lines = [header]
-    for label, measured in runs.items():
-        rates = [one.rate for one in measured]
-        line = [label, f"{statistics.median(rates):,.0f}", f"({min(rates):,.0f}-{max(rates):,.0f})"]
-        line += [_ratio(runs, label, limit), _ratio(runs, label, "litdata")]
-        line.append(_median(measured, "first_batch_s", "{:.3f}"))
-        if row.task == "random":
-            line += [_median(measured, name, "{:.2f}") for name in ("median_ms", "p95_ms")]
-        if row.remote:
-            line.append(_median(measured, "fetched_bytes", "{:,.1f}", 1e6))
-            line.append(_median(measured, "requests", "{:,.0f}"))
-        line.append(_median(measured, "cpu_s", "{:.2f}"))
-        line.append(_median(measured, "peak_bytes", "{:,.0f}", 1e6))
-        lines.append(line)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    text = [f"{row.title}  [{row.name}]"]
-    for line in lines:
-        cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
-        text.append("  " + "  ".join([line[0].ljust(widths[0]), *cells[1:]]))
-    return "\n".join(text)
-
-
-def _ratio(runs: Mapping[str, Sequence[Measured]], label: str, other: str) -> str:
-    """The median over the rounds of how much faster `label` was than `other` in the same round."""
-    if other not in runs or other == label:
-        return "-"
-    pairs = zip(runs[label], runs[other], strict=True)
-    return f"{np.median([one.rate / two.rate for one, two in pairs]):.2f}"
-
-
-def _median(measured: Sequence[Measured], name: str, form: str, unit: float = 1) -> str:
-    return form.format(statistics.median(getattr(one, name) for one in measured) / unit)

@@ -2,7 +2,7 @@
 # The libraries aiolit is compared with, each in a virtual environment of its own.
 #
 #   scripts/peers.sh [NAME...]      build what is missing (default: every litdata)
-#   scripts/peers.sh bench-peers    the litdatas, MosaicML streaming and WebDataset
+#   scripts/peers.sh bench-peers    the litdatas, MosaicML streaming, WebDataset and obstore
 #   scripts/peers.sh --path NAME    print NAME's interpreter; fails where it is not built
 #
 # Environments live outside the clone, in $AIOLIT_PEERS_DIR or the user's cache folder, in a folder whose
@@ -14,7 +14,7 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 root=${AIOLIT_PEERS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/aiolit-peers}
 python=${PEERS_PYTHON:-$(command -v python3.11 || command -v python3)}
 litdatas=(litdata-0.2.58 litdata-0.2.76 litdata-0.2.76-pyarrow)
-others=(mosaicml-streaming webdataset)
+others=(mosaicml-streaming webdataset obstore)
 unset PYTHONPATH PYTHONHOME VIRTUAL_ENV
 export PYTHONNOUSERSITE=1
 

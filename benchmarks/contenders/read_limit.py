@@ -2,8 +2,9 @@
 
 On a disk: the packed source file, mapped. From S3: bare GETs with aiohttp, sixteen at a time.
 
-`mode`: "gets" fetches the bytes and drops them; "" is a pipeline of the same under torch's
-DataLoader; "together" fetches the samples of one call at the same time.
+`mode`: "gets" fetches the bytes and drops them, without a loader; "" is a pipeline of the same
+under torch's DataLoader; "batch" makes one GET for each sample of one batch and collates it;
+"together" fetches the samples of one call at the same time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import asyncio
 import io
 import itertools
 import queue
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,23 +24,18 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 if TYPE_CHECKING:
-    from benchmarks.contenders.common import Job, Source, decode, main
+    from benchmarks.contenders.job import Job, Source, borders_of, raw_name
+    from benchmarks.contenders.reading import collate, decode, main
 else:
-    sys.path.insert(0, str(Path(__file__).parent))
-    from common import Job, Source, decode, main
+    from job import Job, Source, borders_of, raw_name
+    from reading import collate, decode, main
 
-PART = 8 * 1024 * 1024
-CONNECTIONS = 16
 SEED = 42
 
 
-def url(job: Job, name: str) -> str:
-    return f"{job.storage_options['endpoint_url']}/{job.data.removeprefix('s3://')}/{name}"
-
-
-def session() -> aiohttp.ClientSession:
+def session(job: Job) -> aiohttp.ClientSession:
     """Open a session, on the running loop."""
-    connector = aiohttp.TCPConnector(limit=CONNECTIONS)
+    connector = aiohttp.TCPConnector(limit=job.connections)
     return aiohttp.ClientSession(connector=connector, read_bufsize=2**20)
 
 
@@ -56,18 +51,18 @@ async def fetch(client: aiohttp.ClientSession, where: str, start: int, out: memo
     assert at == len(out)
 
 
-async def fetch_all(client: aiohttp.ClientSession, where: str, start: int, stop: int) -> bytearray:
-    """Receive a range in parts, sixteen at a time."""
-    data = bytearray(stop - start)
+async def fetch_all(client: aiohttp.ClientSession, job: Job, start: int, stop: int) -> bytearray:
+    """Receive a range in parts, as many at a time as there are connections."""
+    data, where = bytearray(stop - start), job.url("jpegs.bin")
     async with asyncio.TaskGroup() as group:
-        for at in range(start, stop, PART):
-            part = memoryview(data)[at - start : min(at + PART, stop) - start]
+        for at in range(start, stop, job.range_bytes):
+            part = memoryview(data)[at - start : min(at + job.range_bytes, stop) - start]
             group.create_task(fetch(client, where, at, part))
     return data
 
 
 async def fetch_borders(client: aiohttp.ClientSession, job: Job) -> np.ndarray[Any, Any]:
-    async with client.get(url(job, "jpegs.npy")) as response:
+    async with client.get(job.url("jpegs.npy")) as response:
         response.raise_for_status()
         borders: np.ndarray[Any, Any] = np.load(io.BytesIO(await response.read()))
         return borders
@@ -94,7 +89,7 @@ class MappedPictures(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         source = Source(self.job)
-        borders = np.load(Path(self.job.source, "jpegs.npy"))
+        borders = borders_of(self.job)
         for first, last in runs_of(borders, self.job):
             order = np.random.default_rng(first).permutation(last - first) + first
             for i in order.tolist():
@@ -120,15 +115,14 @@ class FetchedPictures(IterableDataset[Any]):
         thread.join()
 
     async def _fetch(self, ready: queue.Queue[Any]) -> None:
-        where = url(self.job, "jpegs.bin")
-        async with session() as client, asyncio.TaskGroup() as group:
+        async with session(self.job) as client, asyncio.TaskGroup() as group:
             borders = await fetch_borders(client, self.job)
             tasks: list[Any] = []
             runs = runs_of(borders, self.job)
             for n in range(len(runs) + 1):
                 if n < len(runs):
                     low, high = (int(borders[i]) for i in runs[n])
-                    tasks.append(group.create_task(fetch_all(client, where, low, high)))
+                    tasks.append(group.create_task(fetch_all(client, self.job, low, high)))
                 if n > 0:
                     first, last = runs[n - 1]
                     done = first, borders[first : last + 1], memoryview(await tasks[n - 1])
@@ -156,51 +150,85 @@ def tokens(job: Job) -> Iterator[torch.Tensor]:
 
 
 def gets(job: Job) -> Iterator[dict[str, torch.Tensor]]:
-    """All bytes, or for the task "first" those of one batch, fetched and dropped."""
+    """All bytes, fetched in ranges and dropped."""
 
     async def everything() -> int:
-        async with session() as client:
-            borders = await fetch_borders(client, job)
-            where = url(job, "jpegs.bin")
-            if job.task == "first":
-                picks = np.random.default_rng(SEED).choice(len(borders) - 1, job.batch_size)
-                async with asyncio.TaskGroup() as group:
-                    for i in picks.tolist():
-                        low, high = int(borders[i]), int(borders[i + 1])
-                        group.create_task(fetch_all(client, where, low, high))
-                return job.batch_size
-            out = [memoryview(bytearray(PART)) for _ in range(CONNECTIONS)]
+        async with session(job) as client:
+            borders, where = await fetch_borders(client, job), job.url("jpegs.bin")
+            stop, step = int(borders[-1]), job.connections * job.range_bytes
 
             async def every(nth: int) -> None:
-                stop = int(borders[-1])
-                for at in range(nth * PART, stop, CONNECTIONS * PART):
-                    await fetch(client, where, at, out[nth][: min(PART, stop - at)])
+                out = memoryview(bytearray(job.range_bytes))
+                for at in range(nth * job.range_bytes, stop, step):
+                    await fetch(client, where, at, out[: min(job.range_bytes, stop - at)])
 
             async with asyncio.TaskGroup() as group:
-                for nth in range(CONNECTIONS):
+                for nth in range(job.connections):
                     group.create_task(every(nth))
             return len(borders) - 1
 
-    count = asyncio.run(everything())
-    yield {"id": torch.arange(count)}
+    yield {"id": torch.arange(asyncio.run(everything()))}
+
+
+def files(job: Job) -> Iterator[list[range]]:
+    """All files, one GET each; for the bodies, which are dropped, ranges of their lengths."""
+
+    async def everything() -> list[range]:
+        async with session(job) as client:
+            turns = iter(range(job.samples()))
+            found: list[range] = []
+
+            async def some() -> None:
+                for number in turns:
+                    async with client.get(job.url(raw_name(number))) as response:
+                        response.raise_for_status()
+                        found.append(range(len(await response.read())))
+
+            async with asyncio.TaskGroup() as group:
+                for _ in range(job.connections):
+                    group.create_task(some())
+            return found
+
+    yield asyncio.run(everything())
+
+
+def batch(job: Job) -> Iterator[dict[str, Any]]:
+    """One batch of samples from anywhere, one GET each."""
+
+    async def everything() -> list[dict[str, Any]]:
+        async with session(job) as client:
+            borders = await fetch_borders(client, job)
+            picks = np.random.default_rng(SEED).choice(len(borders) - 1, job.batch_size)
+
+            async def one(number: int) -> dict[str, Any]:
+                low, high = int(borders[number]), int(borders[number + 1])
+                return {"image": await fetch_all(client, job, low, high), "id": number}
+
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(number)) for number in picks.tolist()]
+            return [task.result() for task in tasks]
+
+    yield collate(asyncio.run(everything()))
 
 
 def loader(job: Job) -> Iterable[Any]:
+    if job.kind == "raw":
+        return files(job)
     if job.mode == "gets":
         return gets(job)
+    if job.mode == "batch":
+        return batch(job)
     if job.kind == "records":
         return records(job)
     if job.kind == "tokens":
         return tokens(job)
-    remote = job.data.startswith("s3://")
-    data: IterableDataset[Any] = FetchedPictures(job) if remote else MappedPictures(job)
+    data: IterableDataset[Any] = FetchedPictures(job) if job.remote else MappedPictures(job)
     return DataLoader(data, batch_size=job.batch_size, num_workers=job.num_workers)
 
 
 def picker(job: Job) -> Callable[[Sequence[int]], Sequence[Any]]:
-    if not job.data.startswith("s3://"):
+    if not job.remote:
         source = Source(job)
-        len(source)  # maps the file
         return lambda indices: [source(index) for index in indices]
     return Pictures(job)
 
@@ -209,8 +237,7 @@ class Pictures:
     """Pictures by number: one GET each for whoever knows where they lie."""
 
     def __init__(self, job: Job) -> None:
-        self._borders = np.load(Path(job.source, "jpegs.npy"))
-        self._where = url(job, "jpegs.bin")
+        self._job, self._borders = job, borders_of(job)
         self._runner = asyncio.Runner()
         self._session: aiohttp.ClientSession | None = None
 
@@ -218,14 +245,14 @@ class Pictures:
         return self._runner.run(self._fetch(indices))
 
     async def _fetch(self, indices: Sequence[int]) -> Sequence[Any]:
-        client = self._session = self._session or session()
+        client = self._session = self._session or session(self._job)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._fetch_one(client, i)) for i in indices]
         return [task.result() for task in tasks]
 
     async def _fetch_one(self, client: aiohttp.ClientSession, index: int) -> Any:
         low, high = int(self._borders[index]), int(self._borders[index + 1])
-        image = await fetch_all(client, self._where, low, high)
+        image = await fetch_all(client, self._job, low, high)
         return {"image": bytes(image), "id": index}
 
 

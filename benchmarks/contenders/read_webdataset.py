@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,31 +12,20 @@ import webdataset
 from torch.utils.data import DataLoader
 
 if TYPE_CHECKING:
-    from benchmarks.contenders.common import Job, Source, collate, decode, main
+    from benchmarks.contenders.job import Job
+    from benchmarks.contenders.reading import collate, decode, main
 else:
-    sys.path.insert(0, str(Path(__file__).parent))
-    from common import Job, Source, collate, decode, main
-
-
-def prepare(job: Job) -> None:
-    source = Source(job)
-    Path(job.data).mkdir(parents=True)
-    pattern = str(Path(job.data, "%06d.tar"))
-    with webdataset.ShardWriter(pattern, maxsize=job.chunk_bytes, verbose=0) as out:
-        for index in range(len(source)):
-            sample = source(index)
-            out.write({"__key__": f"{index:08d}", "jpg": sample["image"], "id": sample["id"]})
-    names = sorted(path.name for path in Path(job.data).glob("*.tar"))
-    Path(job.data, "names.json").write_text(json.dumps(names))
+    from job import Job
+    from reading import collate, decode, main
 
 
 def urls(job: Job) -> list[str]:
     """Where the tars are; from a server they come through curl, as WebDataset's users do it."""
-    if not job.data.startswith("s3://"):
+    if not job.remote:
         return [str(path) for path in sorted(Path(job.data).glob("*.tar"))]
-    base = f"{job.storage_options['endpoint_url']}/{job.data.removeprefix('s3://')}"
-    names = Path(job.source).parent / "webdataset" / job.kind / "names.json"
-    return [f"pipe:curl -s -f -L {base}/{name}" for name in json.loads(names.read_text())]
+    buckets = Path(job.source).parent.parent
+    names = buckets / job.data.removeprefix("s3://") / "names.json"
+    return [f"pipe:curl -s -f -L {job.url(name)}" for name in json.loads(names.read_text())]
 
 
 def picture(sample: dict[str, Any]) -> dict[str, Any]:
@@ -58,4 +46,4 @@ def loader(job: Job) -> Iterable[Any]:
 
 
 if __name__ == "__main__":
-    main(prepare=prepare, loader=loader)
+    main(loader=loader)
