@@ -14,6 +14,7 @@ import numpy as np
 from aiolit.plan.runs import Ints
 from aiolit.raw.fetch import RawSource
 from aiolit.raw.window import ItemFeed, ItemWindow
+from aiolit.runtime.ahead import spread
 from aiolit.runtime.budget import ByteBudget
 from aiolit.runtime.portal import portal
 from aiolit.streaming.deck import LaneReader, ReadableDeck, ReadableShares
@@ -120,13 +121,21 @@ class ItemReader(LaneReader):
     ) -> None:
         if self._feed is not None:
             self._feed.close()
+            stats = self._plan.source.stats
+            stats.chunks_ahead = stats.bytes_ahead = 0
 
     def take(self, lane: int, count: int) -> list[Any]:
         assert self._feed is not None
         stats, began = self._plan.source.stats, time.perf_counter()
         values = self._feed.take(lane, count)
-        stats.wait_seconds += time.perf_counter() - began
+        there = time.perf_counter()
+        stats.wait_seconds += there - began
         stats.samples += len(values)
+        stats.chunks_ahead, stats.bytes_ahead = self._feed.ahead
         first = self._taken[lane]
         self._taken[lane] += count
-        return self._plan.finish(values, self._lanes[lane][first : first + count].tolist())
+        numbers: list[int] = self._lanes[lane][first : first + count].tolist()
+        finish = self._plan.finish
+        found = spread(count, lambda lo, hi: finish(values[lo:hi], numbers[lo:hi]))
+        stats.decode_seconds += time.perf_counter() - there
+        return found

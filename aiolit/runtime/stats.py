@@ -7,7 +7,10 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Self
 
-__all__ = ["Counters"]
+__all__ = ["LEVELS", "Counters"]
+
+LEVELS = frozenset(("requests_running", "chunks_ahead", "bytes_ahead"))
+"""The counters that say how things are now, and not what has been so far."""
 
 
 @dataclass(slots=True)
@@ -32,6 +35,10 @@ class Counters:
         fetch_seconds: Time within requests, added over those that ran side by side.
         decode_seconds: Time spent to turn bytes into samples.
         collate_seconds: Time spent to turn samples into batches.
+        requests_running: Requests under way now.
+        chunks_ahead: Chunks, parts of chunks or raw files that are there or on their way now, for
+            samples to come.
+        bytes_ahead: Their bytes.
     """
 
     bytes_fetched: int = 0
@@ -49,6 +56,9 @@ class Counters:
     fetch_seconds: float = 0.0
     decode_seconds: float = 0.0
     collate_seconds: float = 0.0
+    requests_running: int = 0
+    chunks_ahead: int = 0
+    bytes_ahead: int = 0
 
     def merge(self, other: Counters) -> None:
         """Add another's figures to these."""

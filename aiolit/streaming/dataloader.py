@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, default_collate
 
 from aiolit.errors import ConfigError, StateError
-from aiolit.runtime import tracing
 from aiolit.runtime.board import judge
 from aiolit.runtime.stats import Counters
-from aiolit.streaming.epoch import Readers, Run, Streamable, Streamed
+from aiolit.streaming.batch_feed import BatchFeed, Board, Collate, following
+from aiolit.streaming.devices import CudaCopies, checked_device, copied_ahead
+from aiolit.streaming.epoch import Readers, Run, Streamable, Streamed, whole_number
 from aiolit.streaming.profiling import BatchProfile, checked_profile
 from aiolit.streaming.state import VERSION
 
-Collate = Callable[[list[Any]], Any]
+_AHEAD = 2  # batches that decode threads make ahead
+
+StatsCallback = Callable[[dict[str, Any]], object]
 
 
 class StreamingDataLoader(DataLoader[Any]):
@@ -45,6 +48,17 @@ class StreamingDataLoader(DataLoader[Any]):
         profile_skip_batches: Batches to leave out before.
         profile_dir: Where ``result.json`` goes; by default the working folder.
         num_workers: Worker processes; 0 reads in this process, fetching ahead all the same.
+        decode_threads: Threads that decode, transform and collate the coming batches while the
+            training step runs, of this process or of each worker process. With 0 (the default)
+            that is done in the process's own thread, when a batch is asked for. Order, errors and
+            state are the same; but transforms then run in other threads than the training loop,
+            several at the same time where there are several threads, so that random numbers from
+            a generator they share come in another order every time.
+        prefetch_factor: Batches that each worker process makes ahead, by default 2; without
+            worker processes, those that ``decode_threads`` make ahead.
+        prefetch_to_device: A CUDA device. Each batch is pinned and copied there on a stream of its
+            own while the step before it runs, and handed out there: tensors in mappings, lists and
+            tuples, however nested.
         shuffle: Set the data set's ``shuffle``; None leaves it.
         drop_last: Set the data set's ``drop_last``; None leaves it.
         collate_fn: Makes a batch of a list of samples; torch's ``default_collate`` by default.
@@ -62,7 +76,9 @@ class StreamingDataLoader(DataLoader[Any]):
         profile_batches: int | bool = False,
         profile_skip_batches: int = 0,
         profile_dir: str | Path | None = None,
+        decode_threads: int = 0,
         prefetch_factor: int | None = None,
+        prefetch_to_device: str | int | torch.device | None = None,
         shuffle: bool | None = None,
         drop_last: bool | None = None,
         collate_fn: Collate | None = None,
@@ -72,7 +88,8 @@ class StreamingDataLoader(DataLoader[Any]):
             raise ConfigError("give StreamingDataLoader's arguments after dataset by name")
         if isinstance(dataset, Streamed):
             dataset = dataset.streaming()
-        _check(dataset, num_workers, kwargs)
+        _check(dataset, num_workers, decode_threads, kwargs)
+        self._device = checked_device(prefetch_to_device)
         if shuffle is not None:
             dataset.set_shuffle(shuffle)
         if drop_last is not None:
@@ -82,6 +99,9 @@ class StreamingDataLoader(DataLoader[Any]):
         if not isinstance(batch_size, int):
             batch_size = max(batch_size)
         self._collate = None if collate_fn is default_collate else collate_fn
+        self._threads, self._ahead = decode_threads, 1 if num_workers else _AHEAD
+        if decode_threads and not num_workers and prefetch_factor is not None:
+            self._ahead, prefetch_factor = whole_number(prefetch_factor, "prefetch_factor"), None
         options = {**kwargs, "num_workers": num_workers, "prefetch_factor": prefetch_factor}
         super().__init__(
             dataset,
@@ -99,11 +119,10 @@ class StreamingDataLoader(DataLoader[Any]):
         self._live: weakref.ref[Iterator[Any]] | None = None
         # Lightning and Fabric tell the epoch to the sampler, which is otherwise not used.
         self.sampler.set_epoch = partial(_reach_epoch, dataset)  # type: ignore[attr-defined]
-        # What each worker has done so far, a row each, written by the workers themselves.
-        shape = (max(1, num_workers), len(Counters().as_dict()))
-        self._board = torch.zeros(shape, dtype=torch.float64)
-        self._board.share_memory_()  # type: ignore[no-untyped-call]
+        self._past = Counters()  # of workers that are gone; those there are write on the board
+        self._board: Board | None = None
         self._waited_s = self._spent_s = 0.0
+        self._callback: tuple[StatsCallback, float] | None = None
 
     def __len__(self) -> int:
         """Count the batches of the coming epoch, or of what a loaded state left of it; while an
@@ -141,10 +160,15 @@ class StreamingDataLoader(DataLoader[Any]):
             if profile is not None:
                 profile.finish()
         self._reading = self._live = None
+        if self._callback is not None:
+            self._callback[0](self.stats())
 
     def _iterate(self, run: Run, profile: BatchProfile | None) -> Iterator[Any]:
-        asked = time.perf_counter()
-        for number, batch in enumerate(self._open(run), 1):
+        asked = told = time.perf_counter()
+        batches = iter(self._open(run))
+        if self._device is not None:
+            batches = copied_ahead(batches, CudaCopies(self._device))
+        for number, batch in enumerate(batches, 1):
             given = time.perf_counter()
             self._waited_s += given - asked
             self._reading = (run, number)
@@ -154,27 +178,48 @@ class StreamingDataLoader(DataLoader[Any]):
             returned = time.perf_counter()
             self._spent_s += returned - asked
             asked = returned
+            if self._callback is not None and returned - told >= self._callback[1]:
+                self._callback[0](self.stats())
+                asked = told = time.perf_counter()
 
     def stats(self) -> dict[str, Any]:
         """Return what was fetched, cached, decoded and waited for so far, over all workers.
 
+        While an iteration runs, the workers' figures are up to a twentieth of a second old.
+
         Returns:
-            The fields of ``Counters`` added up over the workers; ``loop_wait_seconds``, how long
-            the training loop waited for batches; ``loop_seconds``, how long it has run; and
-            ``verdict``, a sentence that says what holds it up and which knob to turn.
+            The fields of ``Counters`` added up over the workers; ``batches_ready``, how many
+            batches are made and not taken; ``loop_wait_seconds``, how long the training loop
+            waited for batches; ``loop_seconds``, how long it has run; and ``verdict``, a sentence
+            that says what holds it up and which knob to turn.
         """
-        counters = Counters()
-        names = list(counters.as_dict())
-        for row in self._board.tolist():
-            counters.merge(Counters.from_dict(dict(zip(names, row, strict=True))))
+        counters, ready = Counters(), 0
+        counters.merge(self._past)
+        if self._board is not None:
+            self._board.add_to(counters)
+            if self._reading is not None:
+                ready = self._board.made - self._reading[1]
         verdict = judge(counters, self._waited_s, self._spent_s)
         whole = {name: type(value) for name, value in Counters().as_dict().items()}
         return {
             **{name: whole[name](value) for name, value in counters.as_dict().items()},
+            "batches_ready": max(0, ready),
             "loop_wait_seconds": self._waited_s,
             "loop_seconds": self._spent_s,
             "verdict": str(verdict),
         }
+
+    def on_stats(self, callback: StatsCallback | None, *, every_s: float = 10.0) -> None:
+        """Have a function called with ``stats()``, such as one that logs them.
+
+        It is called in the thread that iterates, between two batches and behind the last one of an
+        iteration; what it raises is raised there.
+
+        Args:
+            callback: The function; None ends it.
+            every_s: It is called as soon as so many seconds have passed since the last time.
+        """
+        self._callback = None if callback is None else (callback, every_s)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the reading stands: behind the last batch that was handed out.
@@ -209,57 +254,27 @@ class StreamingDataLoader(DataLoader[Any]):
     def _open(self, run: Run) -> Iterable[Any]:
         """Return what yields the batches of a run: torch's loader, the one whose workers live on if
         they expect it. Where it would do nothing but pass batches on, it is left out."""
-        if not self.num_workers and not self.pin_memory:
-            return _Feed(self._source, run, self._collate, self._board)
+        if self._board is not None:
+            self._board.move_to(self._past)
         if self._workers is not None:
             expected, kept = self._workers
             if expected == run:
-                self._workers = (_following(self._source, run), kept)
+                self._workers = (following(self._source, run), kept)
                 return kept
         self._workers = None
+        self._board = Board(max(1, self.num_workers), shared=self.num_workers > 0)
+        threads, ahead = self._threads, self._ahead
+        feed = BatchFeed(
+            self._source, run, self._collate, self._board, threads=threads, ahead=ahead
+        )
+        if not self.num_workers and not self.pin_memory:
+            return feed
         loader: DataLoader[Any] = DataLoader(
-            _Feed(self._source, run, self._collate, self._board),
-            batch_size=None,
-            collate_fn=_as_it_is,
-            **self._options,
+            feed, batch_size=None, collate_fn=_as_it_is, **self._options
         )
         if self._options.get("persistent_workers"):
-            self._workers = (_following(self._source, run), loader)
+            self._workers = (following(self._source, run), loader)
         return loader
-
-
-class _Feed(IterableDataset[Any]):
-    """What the workers iterate: whole batches, collated there."""
-
-    def __init__(
-        self, source: Streamable, run: Run, collate: Collate | None, board: torch.Tensor
-    ) -> None:
-        self._source, self._next, self._collate = source, run, collate
-        self._board, self._trace = board, tracing.config()
-
-    def __iter__(self) -> Iterator[Any]:
-        run, self._next = self._next, _following(self._source, self._next)
-        info = get_worker_info()
-        worker = 0 if info is None else info.id
-        if info is not None:
-            tracing.join(self._trace)
-        row = self._board.numpy()[worker]
-        for batch in self._source.collated(run, worker, self._collate):
-            row[:] = _figures(self._source)
-            yield batch
-        row[:] = _figures(self._source)
-
-
-def _figures(source: Streamable) -> Sequence[float]:
-    found = [counters.values() for counters in source.counters()]
-    if len(found) == 1:
-        return found[0]
-    return [sum(column) for column in zip(Counters().values(), *found, strict=True)]
-
-
-def _following(source: Streamable, run: Run) -> Run:
-    """Return the run of the next epoch, read by the same readers."""
-    return source.begin(run.readers, source.next_position(run))
 
 
 def _reach_epoch(source: Streamable, done: int) -> None:
@@ -273,14 +288,17 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _check(dataset: object, num_workers: object, kwargs: dict[str, Any]) -> None:
+def _check(
+    dataset: object, num_workers: object, decode_threads: object, kwargs: dict[str, Any]
+) -> None:
     if not isinstance(dataset, Streamable):
         raise ConfigError(
             "StreamingDataLoader reads aiolit's streaming data sets, not "
             f"{type(dataset).__name__}; torch's DataLoader reads others"
         )
-    if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
-        raise ConfigError(f"num_workers must be a whole number from 0 on, not {num_workers!r}")
+    for name, value in (("num_workers", num_workers), ("decode_threads", decode_threads)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ConfigError(f"{name} must be a whole number from 0 on, not {value!r}")
     for name in ("sampler", "batch_sampler"):
         if kwargs.pop(name, None) is not None:
             raise ConfigError(f"{name} does not fit streaming data: the data set fixes the order")

@@ -45,6 +45,11 @@ class PieceWindow:
         self._stuck = self._closed = self._ended = False
         self._task: asyncio.Task[object] | None = None
 
+    @property
+    def ahead(self) -> tuple[int, int]:
+        """How many pieces are open or on their way, and their bytes."""
+        return len(self._held), self._budget.used
+
     async def run(self) -> None:
         """Open all pieces, each as soon as there is room; ends when cancelled or done."""
         self._task = asyncio.current_task()
@@ -168,6 +173,11 @@ class PieceFeed:
         if piece in ready:
             return ready[piece]
         return self._portal.call(self._window.wait, piece)
+
+    @property
+    def ahead(self) -> tuple[int, int]:
+        """How many pieces are open or on their way, and their bytes."""
+        return self._window.ahead
 
     def is_ready(self, piece: int) -> bool:
         """Whether a piece is open now."""

@@ -52,7 +52,7 @@ class BatchProfile:
         events = [
             event
             for event in read_trace(self._growing)
-            if event["ts"] + event["dur"] >= self._began_ns / 1000
+            if event["ph"] == "M" or event["ts"] + event["dur"] >= self._began_ns / 1000
         ]
         self._path.write_text(json.dumps({"traceEvents": events}))
         self._growing.unlink()

@@ -18,6 +18,7 @@ from aiolit.format.loader import SampleReader, SampleTable
 from aiolit.plan.lanes import Lanes, OrderOptions, Pool
 from aiolit.plan.runs import Ints
 from aiolit.plan.stream import LaneStream, Taken
+from aiolit.runtime.ahead import spread
 from aiolit.runtime.budget import ByteBudget
 from aiolit.runtime.portal import Portal, portal
 from aiolit.runtime.tracing import complete
@@ -30,6 +31,7 @@ from aiolit.streaming.source import ChunkSource
 _AHEAD_BYTES = 1 << 30  # pieces that are open or on their way, per stream
 _EARLY_SHARE = 25  # at most 4 % of the bytes are fetched by range before its chunk arrives
 _TOGETHER_BYTES = 256 << 10  # small batches are made together, up to so many bytes
+_DRAWS = 16  # pieces that are tried for a sample in the place of a batch that fails whole
 _EARLY_LEAST = 8  # and only where the chunks are this many times larger than the batch
 
 
@@ -155,6 +157,7 @@ class RunsReader(LaneReader):
         self._held.clear()
         if self._feed is not None:
             self._feed.close()
+            self._source.stats.chunks_ahead = self._source.stats.bytes_ahead = 0
 
     def take(self, lane: int, count: int) -> list[Any]:
         return self._of_taken(self._stream.take(lane, count))
@@ -263,9 +266,13 @@ class RunsReader(LaneReader):
         values = self._read_or_skip(pieces, samples)
         for finished in taken.finished:
             self._finish(finished)
-        chunk_of, began = self._chunk, time.perf_counter()
-        batch = Batch(values, [chunk_of[piece] for piece in pieces], samples)
-        found = self._plan.finish(batch)
+        chunk_of, finish, began = self._chunk, self._plan.finish, time.perf_counter()
+
+        def finished_from(first: int, stop: int) -> list[Any]:
+            chunks = [chunk_of[piece] for piece in pieces[first:stop]]
+            return finish(Batch(values[first:stop], chunks, samples[first:stop]))
+
+        found = spread(len(values), finished_from)
         self._source.stats.decode_seconds += time.perf_counter() - began
         return found
 
@@ -290,15 +297,25 @@ class RunsReader(LaneReader):
             except (DatasetError, StoreError) as error:
                 failed = error
                 self._warn_of(piece, error)
-        if not good:
-            if not self._spare:
-                assert failed is not None
-                raise failed
-            good[0] = self._spare[0]
-        self._spare = [next(iter(good.values()))]
         self._source.stats.skipped += len(pieces) - len(good)
+        if not good:
+            assert failed is not None
+            good[0] = self._spare[0] if self._spare else self._draw(pieces[0], failed)
+        self._spare = [next(iter(good.values()))]
         there = sorted(good)
         return [good.get(number, good[there[number % len(there)]]) for number in range(len(pieces))]
+
+    def _draw(self, near: int, failed: Exception) -> Any:
+        """Read a sample of another piece, in the place of those that all fail."""
+        others, count = self._stream.pieces, len(self._stream.pieces)
+        for turn in range(min(_DRAWS, count - 1)):
+            piece = others[(near + 1 + turn * max(1, count // _DRAWS)) % count]
+            sample = piece.start if piece.samples is None else piece.samples[0]
+            try:
+                return read_samples(self._source, [piece.chunk], [sample])[0]
+            except (DatasetError, StoreError) as error:
+                failed = error
+        raise failed
 
     def _warn_of(self, piece: int, error: Exception) -> None:
         chunk = self._chunk[piece]
@@ -313,12 +330,14 @@ class RunsReader(LaneReader):
         if not wanted <= readers.keys() and not self._open(wanted, len(pieces)):
             return self._read_by_range(pieces, samples)
         began = time.perf_counter()
-        if len(wanted) == 1:
-            values = readers[pieces[0]].samples(samples)
-        else:
-            values = [
-                readers[piece].sample(sample) for piece, sample in zip(pieces, samples, strict=True)
-            ]
+
+        def read(first: int, stop: int) -> list[Any]:
+            if len(wanted) == 1:
+                return readers[pieces[0]].samples(samples[first:stop])
+            places = zip(pieces[first:stop], samples[first:stop], strict=True)
+            return [readers[piece].sample(sample) for piece, sample in places]
+
+        values = spread(len(samples), read)
         stats.decode_seconds += time.perf_counter() - began
         complete("decode", "decode", int(began * 1e9), samples=len(values))
         return values
@@ -344,7 +363,13 @@ class RunsReader(LaneReader):
         self._source.stats.wait_seconds += time.perf_counter() - began
         if missing:
             complete("wait", "open pieces", int(began * 1e9), pieces=len(missing))
+            self._note_ahead()
         return True
+
+    def _note_ahead(self) -> None:
+        if self._feed is not None:
+            stats = self._source.stats
+            stats.chunks_ahead, stats.bytes_ahead = self._feed.ahead
 
     def _forget(self, pieces: set[int]) -> None:
         """Unmap local chunks but those of these pieces; they are mapped anew when needed."""

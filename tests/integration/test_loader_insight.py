@@ -63,6 +63,41 @@ def test_verdicts(counters: Counters, waited_s: float, bound: str) -> None:
     assert str(verdict).startswith(f"{bound}-bound: ")
 
 
+def check_trace(events: list[dict[str, Any]]) -> None:
+    """What Perfetto and chrome://tracing ask of complete events and of names of rows.
+
+    Times are in microseconds; spans in one row (process and thread) lie side by side or inside each
+    other; every row and process has a name before its first span.
+    """
+    processes, rows = set(), set()
+    spans: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    for event in events:
+        assert isinstance(event["pid"], int)
+        assert isinstance(event["tid"], int)
+        row = event["pid"], event["tid"]
+        if event["ph"] == "M":
+            assert event["args"]["name"]
+            if event["name"] == "process_name":
+                processes.add(event["pid"])
+            else:
+                assert event["name"] == "thread_name"
+                rows.add(row)
+            continue
+        assert event["ph"] == "X"
+        assert event["name"]
+        assert event["dur"] >= 0
+        assert event["pid"] in processes
+        assert row in rows
+        spans.setdefault(row, []).append((event["ts"], event["ts"] + event["dur"]))
+    for found in spans.values():
+        inside: list[float] = []
+        for began, ended in sorted(found, key=lambda span: (span[0], -span[1])):
+            while inside and inside[-1] <= began:
+                inside.pop()
+            assert not inside or ended <= inside[-1]
+            inside.append(ended)
+
+
 def test_a_trace_of_all_workers_in_one_file(write_dataset: WriteDataset, tmp_path: Path) -> None:
     folder = write_dataset([{"i": i, "s": str(i)} for i in range(60)], chunk_size=10)
     path = tmp_path / "trace.json"
@@ -74,9 +109,12 @@ def test_a_trace_of_all_workers_in_one_file(write_dataset: WriteDataset, tmp_pat
     finally:
         disable_tracer()
     events = read_trace(path)
-    assert {event["cat"] for event in events} >= {"fetch", "decode", "collate", "wait"}
-    assert len({event["pid"] for event in events}) == 3
-    assert all(event["ph"] == "X" and event["dur"] >= 0 for event in events)
+    spans = [event for event in events if event["ph"] == "X"]
+    assert {event["cat"] for event in spans} >= {"fetch", "decode", "collate", "wait"}
+    assert len({event["pid"] for event in spans}) == 3
+    check_trace(events)
+    processes = {event["args"]["name"] for event in events if event["name"] == "process_name"}
+    assert processes == {"main process", "loader worker 0", "loader worker 1"}
     # Viewers take the array without its end; with one it is plain JSON.
     assert json.loads(path.read_text().rstrip().rstrip(",") + "]") == events
 
@@ -84,6 +122,8 @@ def test_a_trace_of_all_workers_in_one_file(write_dataset: WriteDataset, tmp_pat
 def test_trace_refuses_what_it_does_not_know(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no trace categories \\['fetsch'\\]"):
         enable_tracer(tmp_path / "t.json", categories=["fetsch"])
+    with pytest.raises(ConfigError, match="no trace level 'loud'"):
+        enable_tracer(tmp_path / "t.json", level="loud")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="cannot be written"):
         enable_tracer(tmp_path / "missing" / "t.json")
 
