@@ -197,6 +197,8 @@ def map(
     storage_options: Mapping[str, Any] | None = None,
     keep_data_ordered: bool | None = True,
     *,
+    use_checkpoint: bool = False,
+    manifest: str | None = None,
     verbose: bool = True,
     on_error: Any = "raise",
     max_retries: int = 0,
@@ -232,6 +234,11 @@ def map(
         optimize_dns: Accepted; names are resolved by the system.
         storage_options: Options of the store's client.
         keep_data_ordered: Accepted; files have names, not an order.
+        use_checkpoint: Keep a record of finished inputs in ``output_dir/.checkpoints``, so that the
+            same call after a crash goes on where it stopped. What was done in the last second may
+            be done again; ``fn`` should give its files the same names again.
+        manifest: Name of a file below ``output_dir`` that says what was made: written last, a line
+            of JSON for each input, with its index and the name and length of its files.
         verbose: Whether a progress bar is shown.
         on_error: As for `optimize`.
         max_retries: As for `optimize`.
@@ -243,7 +250,9 @@ def map(
         What was made: the names of the files, and how long it took.
 
     Raises:
-        ConfigError: An argument cannot work, or the output is not empty and was to be.
+        ConfigError: An argument cannot work, the output is not empty and was to be, or it holds
+            an interrupted job.
+        OptimizeError: Two inputs have written files of one name.
         Exception: What ``fn`` raised, with notes that name the input and show the traceback.
         WorkerDiedError: A worker was killed; names the inputs it had not finished.
         StoreError: A file could not be stored.
@@ -265,6 +274,8 @@ def map(
         num_uploaders=num_uploaders,
         reorder_files=reorder_files,
         error_when_not_empty=error_when_not_empty,
+        use_checkpoint=use_checkpoint,
+        manifest=manifest,
         reader=reader,
         batch_size=batch_size,
         start_method=start_method,

@@ -15,6 +15,7 @@ from aiolit.format.serializers import Serializer
 from aiolit.options import OutputOptions, WorkOptions
 from aiolit.processing.collector import Arrival, Collector, Sink
 from aiolit.processing.failure import FunctionFailedError, restore
+from aiolit.processing.input_digest import CheckedSource
 from aiolit.processing.journal import Progress
 from aiolit.processing.key_order import reorder
 from aiolit.processing.progress import ProgressBar
@@ -30,7 +31,15 @@ from aiolit.processing.supervisor import Crew, Job
 from aiolit.processing.weights import WeightedSizer
 from aiolit.processing.writer import DatasetWriter, Layout, open_writer
 
-__all__ = ["OptimizeJob", "Report", "closing_source", "run_optimize", "work_through"]
+__all__ = [
+    "OptimizeJob",
+    "Report",
+    "closing_source",
+    "run_optimize",
+    "sample_sink",
+    "work_through",
+    "worker_setup",
+]
 
 
 @dataclass(slots=True)
@@ -50,6 +59,7 @@ class OptimizeJob:
     layout: Layout
     output: OutputOptions
     work: WorkOptions
+    checked: CheckedSource | None = None
     serializers: Mapping[str, Serializer] | None = None
     read: Callable[[Any], Any] | None = None
     weights: NDArray[np.float64] | None = None
@@ -113,6 +123,8 @@ async def work_through(
     weights: NDArray[np.float64] | None = None,
     whole_shares: bool = False,
     label: str = "optimize",
+    on_skipped: Callable[[SkippedInput], None] = lambda _: None,
+    places: Callable[[], tuple[int, int]] | None = None,
 ) -> Report:
     """Have worker processes run a function on all inputs and hand the results to ``sink``.
 
@@ -139,7 +151,9 @@ async def work_through(
                 work.on_error(failure.index, value, error)
             except Exception as raised:
                 raise FunctionFailedError(raised) from raised
-        report.skipped.append(SkippedInput(failure.index, failure.shown, failure.error.summary))
+        skipped = SkippedInput(failure.index, failure.shown, failure.error.summary)
+        report.skipped.append(skipped)
+        on_skipped(skipped)
 
     with ProgressBar(total=source.total, initial=done, label=label, shown=work.verbose) as bar:
         async with _spool() as spool:
@@ -154,6 +168,7 @@ async def work_through(
                 source,
                 _sizer(work, source.total, weights, is_async=is_async, whole_shares=whole_shares),
                 progress=progress,
+                places=places,
                 room=lambda: collector.room(lambda: False),
             )
             crew = Crew(
@@ -166,6 +181,7 @@ async def work_through(
                     runs_ahead=1 if whole_shares else 2,
                     concurrency=work.concurrency,
                     max_retries=work.max_retries,
+                    whole_runs=whole_shares,
                     on_skip=on_skip,
                     on_progress=bar.update,
                 ),
@@ -177,7 +193,9 @@ async def work_through(
     return report
 
 
-def _sink(writer: DatasetWriter) -> Sink:
+def sample_sink(writer: DatasetWriter) -> Sink:
+    """Return a sink that writes the samples of each piece."""
+
     async def write(arrival: Arrival, piece: Piece) -> None:
         data = piece.data
         if arrival.schema is not None and len(piece.sizes):
@@ -191,15 +209,16 @@ def _sink(writer: DatasetWriter) -> Sink:
     return write
 
 
-async def run_optimize(job: OptimizeJob) -> tuple[Summary, tuple[str, ...]]:
-    """Write a data set; returns the summary and where there are leaves stored by pickle.
+def _with_earlier(skipped: list[SkippedInput], progress: Progress | None) -> list[SkippedInput]:
+    """Add the inputs that earlier attempts have skipped for good."""
+    records = () if progress is None else progress.records
+    earlier = [SkippedInput(*each) for record in records for each in record.skipped]
+    return sorted([*earlier, *skipped], key=lambda each: each.index)
 
-    Raises:
-        FunctionFailedError: The function failed; holds the user's exception.
-        OptimizeError: Nothing was committed; the message says why.
-    """
-    started = perf_counter()
-    setup = Setup(
+
+def worker_setup(job: OptimizeJob) -> Setup:
+    """Return what the workers are told once."""
+    return Setup(
         fn=job.fn,
         loader=job.layout.loader,
         serializers=job.serializers,
@@ -208,19 +227,36 @@ async def run_optimize(job: OptimizeJob) -> tuple[Summary, tuple[str, ...]]:
         skip_errors=job.work.on_error != "raise",
         concurrency=job.work.concurrency,
     )
-    same = {"inputs": job.source.total, "keep_data_ordered": job.work.ordered}
+
+
+async def run_optimize(job: OptimizeJob) -> tuple[Summary, tuple[str, ...]]:
+    """Write a data set; returns the summary and where there are leaves stored by pickle.
+
+    Raises:
+        FunctionFailedError: The function failed; holds the user's exception.
+        OptimizeError: Nothing was committed; the message says why.
+    """
+    started = perf_counter()
+    same = {"function": "optimize", "inputs": job.source.total}
+    same["keep_data_ordered"] = job.work.ordered
+    checked = job.checked
     # The source is closed whatever fails first: somebody may be waiting to bring it inputs.
     async with (
         closing_source(job.source),
-        open_writer(job.layout, job.output, job=same) as writer,
+        open_writer(
+            job.layout, job.output, job=same, mark=None if checked is None else checked.mark
+        ) as writer,
     ):
+        if checked is not None and writer.progress is not None:
+            checked.expect(writer.progress.marks)
         report = await work_through(
-            setup,
+            worker_setup(job),
             job.source,
             job.work,
-            _sink(writer),
+            sample_sink(writer),
             progress=writer.progress,
             weights=job.weights,
+            on_skipped=writer.skipped,
         )
     schema = writer.target.schema
     summary = Summary(
@@ -230,6 +266,6 @@ async def run_optimize(job: OptimizeJob) -> tuple[Summary, tuple[str, ...]]:
         nbytes=writer.written.nbytes,
         inputs=report.inputs,
         seconds=perf_counter() - started,
-        skipped=tuple(report.skipped),
+        skipped=tuple(_with_earlier(report.skipped, writer.progress)),
     )
     return summary, () if schema is None else schema.pickled

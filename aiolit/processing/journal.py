@@ -1,8 +1,8 @@
 """What an interrupted job has finished: one small record for each chunk that is in place.
 
 A record lies in the output folder under ``.checkpoints/`` and is written after its chunk. It says
-which inputs the chunk completes, and how many samples an input that is cut at the chunk's end has
-given so far. Decisions only, no I/O.
+which inputs the chunk completes, how many samples an input that is cut at the chunk's end has given
+so far, and what all inputs up to then were. Decisions only, no I/O.
 """
 
 from __future__ import annotations
@@ -15,11 +15,30 @@ from typing import Any
 
 from aiolit.errors import ConfigError
 
-__all__ = ["FOLDER", "JOB_KEY", "Covered", "Ledger", "Progress", "Record", "record_key"]
+__all__ = [
+    "FOLDER",
+    "JOB_KEY",
+    "Covered",
+    "InputMark",
+    "Ledger",
+    "Progress",
+    "Record",
+    "merge_ranges",
+    "record_key",
+    "within",
+]
 
 FOLDER = ".checkpoints"
 JOB_KEY = f"{FOLDER}/job.json"
-_VERSION = 1
+_VERSION = 2
+
+
+@dataclass(frozen=True, slots=True)
+class InputMark:
+    """What the first ``count`` inputs were, as a digest."""
+
+    count: int
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +114,9 @@ class Record:
         data_format: The format of every leaf.
         data_spec: The tree of the samples.
         covered: What it adds to the finished work.
+        stored_nbytes: The length of its file.
+        inputs: What had come in when it was stored; None where nobody keeps count.
+        skipped: Index, repr and error of the inputs among the finished ones on which ``fn`` failed.
     """
 
     number: int
@@ -102,6 +124,9 @@ class Record:
     data_format: tuple[str, ...]
     data_spec: str | None
     covered: Covered
+    stored_nbytes: int = 0
+    inputs: InputMark | None = None
+    skipped: tuple[tuple[int, str, str], ...] = ()
 
     def dump(self) -> bytes:
         """Return the record as bytes."""
@@ -113,6 +138,9 @@ class Record:
             "data_spec": self.data_spec,
             "done": [list(pair) for pair in self.covered.done],
             "partial": {str(index): count for index, count in self.covered.partial.items()},
+            "stored_nbytes": self.stored_nbytes,
+            "inputs": self.inputs and [self.inputs.count, self.inputs.digest],
+            "skipped": [list(each) for each in self.skipped],
         }
         return json.dumps(value, sort_keys=True).encode()
 
@@ -136,6 +164,9 @@ class Record:
                     tuple((start, stop) for start, stop in value["done"]),
                     {int(index): count for index, count in value["partial"].items()},
                 ),
+                stored_nbytes=value["stored_nbytes"],
+                inputs=value["inputs"] and InputMark(*value["inputs"]),
+                skipped=tuple((index, shown, why) for index, shown, why in value["skipped"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, ConfigError):
@@ -175,17 +206,27 @@ class Progress:
             ranges.extend(record.covered.done)
             partial.update(record.covered.partial)
         done = merge_ranges(ranges)
-        unfinished = {index: count for index, count in partial.items() if not _within(done, index)}
+        unfinished = {index: count for index, count in partial.items() if not within(done, index)}
         return Progress(tuple(kept), done, unfinished)
 
     def is_done(self, index: int) -> bool:
         """Whether an input needs no more work."""
-        return _within(self.done, index)
+        return within(self.done, index)
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything is finished."""
+        return bool(self.done or self.partial)
 
     @property
     def num_done(self) -> int:
         """How many inputs need no more work."""
         return sum(stop - start for start, stop in self.done)
+
+    @property
+    def marks(self) -> list[InputMark]:
+        """What the inputs were, as often as it was written down."""
+        return [record.inputs for record in self.records if record.inputs is not None]
 
 
 def merge_ranges(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -199,7 +240,8 @@ def merge_ranges(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ..
     return tuple(merged)
 
 
-def _within(ranges: Sequence[tuple[int, int]], index: int) -> bool:
+def within(ranges: Sequence[tuple[int, int]], index: int) -> bool:
+    """Whether an index lies in one of the sorted half-open ranges."""
     low, high = 0, len(ranges)
     while low < high:
         middle = (low + high) // 2

@@ -5,34 +5,34 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 from aiolit.errors import ConfigError
 from aiolit.options import OutputOptions, WorkOptions
-from aiolit.processing.collector import Arrival
-from aiolit.processing.job import closing_source, work_through
+from aiolit.processing.checkpoint import has_checkpoint
+from aiolit.processing.input_digest import CheckedSource
+from aiolit.processing.job import Report, closing_source, work_through
+from aiolit.processing.journal import FOLDER, Progress
 from aiolit.processing.map_call import AsyncMapCall, FilesLoader, MapCall, Wants
-from aiolit.processing.protocol import Piece
+from aiolit.processing.map_journal import Made, MapJournal
+from aiolit.processing.map_uploads import FinishedInputs, Uploads
 from aiolit.processing.setup import Setup, is_async_function
 from aiolit.processing.sources import InputSource
-from aiolit.processing.summary import MapSummary
+from aiolit.processing.summary import MapSummary, SkippedInput
 from aiolit.runtime.groups import single_error
 from aiolit.store.base import Store
 from aiolit.store.connect import open_store
 from aiolit.store.local import LocalStore
+from aiolit.store.owned import OwnedFolder
 from aiolit.store.threads import run_in_thread
 
-__all__ = ["MapJob", "run_map"]
+__all__ = ["MapJob", "make_files", "run_map"]
 
-# Inputs whose files wait to be stored, for each upload at work, before workers wait.
-_AHEAD = 4
+_WORK_FOLDER = ".aiolit-map-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,17 +42,13 @@ class MapJob:
     fn: Callable[..., Any]
     wants: Wants
     source: InputSource
+    checked: CheckedSource | None
     output: OutputOptions
     work: WorkOptions
     error_when_not_empty: bool
+    manifest: str | None = None
     read: Callable[[Any], Any] | None = None
     weights: Any = None
-
-
-@dataclass(slots=True)
-class _Stored:
-    files: list[str] = field(default_factory=list)
-    nbytes: int = 0
 
 
 async def run_map(job: MapJob) -> MapSummary:
@@ -60,56 +56,111 @@ async def run_map(job: MapJob) -> MapSummary:
 
     Raises:
         FunctionFailedError: The function failed; holds the user's exception.
-        ConfigError: The output is not empty, and was to be.
+        ConfigError: The output is not empty, and was to be; or an interrupted job is there, and is
+            another one or not to be gone on with.
+        OptimizeError: Two inputs have written files of one name.
     """
     started = perf_counter()
     options = job.output
-    stored = _Stored()
     opened = open_store(
         options.url,
         storage_options=options.storage_options,
         session_options=options.session_options,
     )
     async with closing_source(job.source), opened as store:
-        if job.error_when_not_empty:
-            await _refuse_content(store)
-        async with _work_folder(store) as folder:
-            make = AsyncMapCall if is_async_function(job.fn) else MapCall
-            setup = Setup(
-                fn=make(job.fn, job.wants, folder),
-                loader=FilesLoader(),
-                read=job.read,
-                skip_errors=job.work.on_error != "raise",
-                concurrency=job.work.concurrency,
-                wants_last=True,
-            )
-            with single_error():
-                async with asyncio.TaskGroup() as group:
-                    uploads = _Uploads(store, group, stored, options.num_uploaders)
-                    report = await work_through(
-                        setup,
-                        job.source,
-                        job.work,
-                        uploads.take,
-                        weights=job.weights,
-                        whole_shares=job.wants.is_last,
-                        label="map",
-                    )
+        await _look(store, job)
+        async with _journal(store, job) as (journal, progress):
+            made, report = await make_files(store, job, journal, progress)
+            if job.manifest is not None:
+                await store.put(job.manifest, _manifest(made))
+            if journal is not None:
+                await journal.remove()
     return MapSummary(
         output_dir=options.url,
-        files=tuple(sorted(stored.files)),
-        nbytes=stored.nbytes,
+        files=tuple(sorted(name for each in made for name, _ in each.files)),
+        nbytes=sum(nbytes for each in made for _, nbytes in each.files),
         inputs=report.inputs,
         seconds=perf_counter() - started,
         skipped=tuple(report.skipped),
     )
 
 
-async def _refuse_content(store: Store) -> None:
-    async for info in store.list():
-        raise ConfigError(
-            f"{store.url} is not empty: it holds {info.key}; choose another output_dir"
+async def _look(store: Store, job: MapJob) -> None:
+    """Remove what killed processes left unfinished, and refuse an output that will not do."""
+    if isinstance(store, LocalStore):
+        await run_in_thread(store.remove_abandoned, "", FOLDER)
+    if await has_checkpoint(store):
+        if job.checked is None:
+            raise ConfigError(
+                f"{store.url} holds an interrupted job; use_checkpoint=True goes on with it, "
+                f"deleting its {FOLDER} folder gives it up"
+            )
+        return
+    if job.error_when_not_empty:
+        async for info in store.list():
+            if not info.key.startswith(_WORK_FOLDER):
+                raise ConfigError(
+                    f"{store.url} is not empty: it holds {info.key}; choose another output_dir"
+                )
+
+
+@asynccontextmanager
+async def _journal(
+    store: Store, job: MapJob
+) -> AsyncIterator[tuple[MapJournal | None, Progress | None]]:
+    """Go on with the records of an interrupted job; whatever ends the block, all are written."""
+    if job.checked is None:
+        yield None, None
+        return
+    journal = MapJournal(store, job.checked.mark)
+    progress = await journal.begin({"function": "map", "inputs": job.source.total})
+    job.checked.expect(journal.marks)
+    try:
+        yield journal, progress
+    except BaseException:
+        await journal.flush()
+        raise
+
+
+async def make_files(
+    store: Store,
+    job: MapJob,
+    journal: FinishedInputs | None,
+    progress: Progress | None,
+    *,
+    places: Callable[[], tuple[int, int]] | None = None,
+    on_skipped: Callable[[SkippedInput], None] = lambda _: None,
+) -> tuple[list[Made], Report]:
+    """Have workers call the function, and store the files; return what came of the inputs."""
+    async with _work_folder(store) as folder:
+        make = AsyncMapCall if is_async_function(job.fn) else MapCall
+        setup = Setup(
+            fn=make(job.fn, job.wants, folder),
+            loader=FilesLoader(),
+            read=job.read,
+            skip_errors=job.work.on_error != "raise",
+            concurrency=job.work.concurrency,
+            wants_last=True,
         )
+        whole_shares = job.wants.is_last
+        with single_error():
+            async with asyncio.TaskGroup() as group:
+                uploads = Uploads(
+                    store, group, job.output.num_uploaders, journal, whole_shares=whole_shares
+                )
+                report = await work_through(
+                    setup,
+                    job.source,
+                    job.work,
+                    uploads.take,
+                    progress=progress,
+                    weights=job.weights,
+                    whole_shares=whole_shares,
+                    label="map",
+                    on_skipped=on_skipped,
+                    places=places,
+                )
+    return [uploads.made[index] for index in sorted(uploads.made)], report
 
 
 @asynccontextmanager
@@ -119,54 +170,17 @@ async def _work_folder(store: Store) -> AsyncIterator[str]:
     if isinstance(store, LocalStore):
         parent = store.path
         await run_in_thread(os.makedirs, parent, exist_ok=True)
-    folder = await run_in_thread(tempfile.mkdtemp, dir=parent, prefix=".aiolit-map-")
+    folder = await run_in_thread(OwnedFolder, _WORK_FOLDER, parent)
     try:
-        yield folder
+        yield str(folder.path)
     finally:
-        await run_in_thread(shutil.rmtree, folder, ignore_errors=True)
+        await run_in_thread(folder.remove)
 
 
-class _Uploads:
-    """Stores the files of each input and removes its folder."""
-
-    def __init__(
-        self, store: Store, group: asyncio.TaskGroup, stored: _Stored, num_uploaders: int
-    ) -> None:
-        self._store = store
-        self._group = group
-        self._stored = stored
-        self._ahead = asyncio.Semaphore(num_uploaders * _AHEAD)
-        self._places = asyncio.Semaphore(num_uploaders)
-
-    async def take(self, arrival: Arrival, piece: Piece) -> None:
-        """Begin to store the files of the inputs in a piece; waits while many are waiting."""
-        start = 0
-        for size in piece.sizes.tolist():
-            made = json.loads(bytes(piece.data[start : start + size]))
-            start += size
-            if made["files"]:
-                await self._ahead.acquire()
-                self._group.create_task(self._store_files(made))
-
-    async def _store_files(self, made: dict[str, Any]) -> None:
-        try:
-            folder = Path(made["folder"])
-            for name, nbytes in made["files"]:
-                async with self._places:
-                    await self._store_file(name, folder / name)
-                self._stored.files.append(name)
-                self._stored.nbytes += nbytes
-            await run_in_thread(shutil.rmtree, folder, ignore_errors=True)
-        finally:
-            self._ahead.release()
-
-    async def _store_file(self, name: str, path: Path) -> None:
-        if isinstance(self._store, LocalStore):
-            await run_in_thread(_move, path, self._store.file_path(name))
-        else:
-            await self._store.put_file(name, path)
-
-
-def _move(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(source, target)
+def _manifest(made: Iterable[Made]) -> bytes:
+    """Say in a line of JSON for each input what it gave."""
+    lines = [
+        json.dumps({"input": each.index, "files": [list(file) for file in each.files]})
+        for each in made
+    ]
+    return "".join(f"{line}\n" for line in lines).encode()

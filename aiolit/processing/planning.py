@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from aiolit.options import WorkOptions, parse_place
 from aiolit.processing.arguments import MapArguments, OptimizeArguments, WorkArguments
 from aiolit.processing.downloads import DownloadingSource
+from aiolit.processing.input_digest import CheckedSource
 from aiolit.processing.input_kinds import Pulled, as_source, prepare_items
 from aiolit.processing.job import OptimizeJob
 from aiolit.processing.mapping import MapJob
 from aiolit.processing.sources import Batched, FeedSource, InputSource, Limited, Timed
 from aiolit.processing.weights import check_weights
+from aiolit.store.connections import expand
 
 __all__ = ["Plan", "plan_map", "plan_optimize"]
 
@@ -43,12 +45,15 @@ class Plan(Generic[Job]):
 @dataclass(frozen=True, slots=True)
 class _Inputs:
     source: InputSource
+    checked: CheckedSource | None
     feed: FeedSource | None
     pulled: Pulled | None
     weights: NDArray[np.float64] | None
 
 
-def _plan_inputs(arguments: WorkArguments, work: WorkOptions, *, on_loop: bool) -> _Inputs:
+def _plan_inputs(
+    arguments: WorkArguments, work: WorkOptions, *, on_loop: bool, use_checkpoint: bool
+) -> _Inputs:
     given = arguments.inputs if arguments.queue is None else arguments.queue
     items = prepare_items(given, arguments.reader, work.num_workers)
     base, pulled = as_source(items, on_loop=on_loop, timeout_s=work.timeout_s)
@@ -60,16 +65,20 @@ def _plan_inputs(arguments: WorkArguments, work: WorkOptions, *, on_loop: bool) 
     if arguments.batch_size is not None:
         source = Batched(source, arguments.batch_size)
     weights = check_weights(arguments.weights, items, arguments.batch_size)
+    checked = None
+    if use_checkpoint:
+        # Below the downloads: the names of local copies differ from attempt to attempt.
+        source = checked = CheckedSource(source)
     source = DownloadingSource(
         source,
         input_dir=None
         if arguments.input_dir is None
-        else parse_place(arguments.input_dir, name="input_dir"),
+        else expand(parse_place(arguments.input_dir, name="input_dir")),
         num_downloaders=arguments.num_downloaders or _DOWNLOADERS,
         storage_options=arguments.storage_options,
         session_options=arguments.session_options,
     )
-    return _Inputs(source, base if isinstance(base, FeedSource) else None, pulled, weights)
+    return _Inputs(source, checked, base if isinstance(base, FeedSource) else None, pulled, weights)
 
 
 def plan_optimize(arguments: OptimizeArguments, *, on_loop: bool) -> Plan[OptimizeJob]:
@@ -80,10 +89,11 @@ def plan_optimize(arguments: OptimizeArguments, *, on_loop: bool) -> Plan[Optimi
     """
     arguments.check()
     layout, output, work = arguments.layout(), arguments.output(), arguments.work()
-    inputs = _plan_inputs(arguments, work, on_loop=on_loop)
+    inputs = _plan_inputs(arguments, work, on_loop=on_loop, use_checkpoint=output.use_checkpoint)
     job = OptimizeJob(
         fn=arguments.fn,
         source=inputs.source,
+        checked=inputs.checked,
         layout=layout,
         output=output,
         work=work,
@@ -102,14 +112,16 @@ def plan_map(arguments: MapArguments, *, on_loop: bool) -> Plan[MapJob]:
     """
     wants = arguments.check()
     output, work = arguments.output(), arguments.work()
-    inputs = _plan_inputs(arguments, work, on_loop=on_loop)
+    inputs = _plan_inputs(arguments, work, on_loop=on_loop, use_checkpoint=output.use_checkpoint)
     job = MapJob(
         fn=arguments.fn,
         wants=wants,
         source=inputs.source,
+        checked=inputs.checked,
         output=output,
         work=work,
         error_when_not_empty=arguments.error_when_not_empty,
+        manifest=arguments.manifest,
         read=arguments.read(),
         weights=inputs.weights,
     )

@@ -53,6 +53,14 @@ class RunScheduler:
     A worker that finds nothing to do waits until every run is complete, since another worker may
     still die over its run. `pump` takes the inputs from the source: it is a task of the job, so
     that a worker that dies does not cut a source off in the middle of an input.
+
+    Args:
+        source: The inputs.
+        sizer: How many of them a run takes.
+        progress: What earlier attempts have finished.
+        places: Where the source's inputs are not all inputs of the job: says of each block that was
+            taken, once, the index of its first input, and how many samples of that one to skip.
+        room: Waits until further results may come.
     """
 
     def __init__(
@@ -61,11 +69,13 @@ class RunScheduler:
         sizer: Sizer,
         *,
         progress: Progress | None = None,
+        places: Callable[[], tuple[int, int]] | None = None,
         room: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._source = source
         self._sizer = sizer
-        self._progress = progress if progress is not None and progress.records else None
+        self._progress = progress if progress is not None and progress.begun else None
+        self._places = places
         self._room = room
         self._again: list[tuple[int, Run]] = []
         self._cut: deque[Run] = deque()
@@ -121,7 +131,10 @@ class RunScheduler:
             self._exhausted = True
             return
         spans = [(0, len(block), 0)]
-        if self._progress is not None:
+        if self._places is not None:
+            first, skip = self._places()
+            spans = [(0, len(block), skip)]
+        elif self._progress is not None:
             spans = list(cut(first, block, self._progress))
         for start, stop, skip in spans:
             self._cut.append(Run(self._numbers, first + start, block[start:stop], skip=skip))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aiolit.store.owned import OwnedFolder
 from aiolit.store.threads import run_in_thread
 
 __all__ = ["Slot", "Spool"]
@@ -34,8 +33,8 @@ class Spool:
     """
 
     def __init__(self, parent: str | None = None) -> None:
-        self._parent = parent
-        self._folder: Path | None = None
+        self._parent = None if parent is None else Path(parent)
+        self._folder: OwnedFolder | None = None
         self._ends: dict[int, int] = {}
         self._left: dict[int, int] = {}
         self.used = 0
@@ -48,7 +47,7 @@ class Spool:
         """
         if self._folder is None:
             # Here and not in the threads, of which two may come first at once.
-            self._folder = Path(tempfile.mkdtemp(prefix="aiolit-", dir=self._parent))
+            self._folder = OwnedFolder("aiolit-spool-", self._parent)
         start = self._ends.get(run, 0)
         nbytes = sum(len(part) for part in parts)
         self._ends[run] = start + nbytes
@@ -72,7 +71,7 @@ class Spool:
         """Remove the folder."""
         if self._folder is not None:
             folder, self._folder = self._folder, None
-            await run_in_thread(shutil.rmtree, folder, ignore_errors=True)
+            await run_in_thread(folder.remove)
 
     def _append(self, run: int, parts: Sequence[memoryview]) -> None:
         with self._path(run).open("ab") as file:
@@ -93,4 +92,4 @@ class Spool:
     def _path(self, run: int) -> Path:
         if self._folder is None:
             raise RuntimeError("nothing was ever put into the spool")
-        return self._folder / f"run-{run}"
+        return self._folder.path / f"run-{run}"

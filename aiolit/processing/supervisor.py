@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,9 @@ __all__ = ["Crew", "Job"]
 
 _LOG = logging.getLogger("aiolit")
 
+# Inputs that an error message shows.
+_SHOWN = 6
+
 
 @dataclass(slots=True)
 class _Task:
@@ -58,6 +61,8 @@ class Job:
             that wait in its socket.
         concurrency: Items a worker of an async function keeps in flight.
         max_retries: How often a run is begun again after its worker died.
+        whole_runs: Whether a run is begun again from its first input: a function that buffers has
+            lost what it held.
         on_skip: Told of every input on which ``fn`` failed and the job goes on.
         on_progress: Told how many inputs were completed, and how many bytes came.
     """
@@ -70,6 +75,7 @@ class Job:
     runs_ahead: int
     concurrency: int
     max_retries: int
+    whole_runs: bool
     on_skip: Skip
     on_progress: Callable[[int, int], None]
 
@@ -191,7 +197,7 @@ class _Slot:
 
     async def _failed(self, kind: Kind, failure: Failure) -> None:
         if kind is Kind.FAILED:
-            raise FunctionFailedError(restore(failure))
+            raise FunctionFailedError(restore(failure), failure)
         run = self._tasks[failure.run].run
         await self._job.on_skip(failure, run.inputs[failure.index - run.first])
 
@@ -199,22 +205,33 @@ class _Slot:
         tasks, self._tasks = sorted(self._tasks.values(), key=lambda task: task.run.number), {}
         if not self._ready:
             raise WorkerDiedError(f"a worker could not start: {error}") from error
+        # A worker of a plain function works on one run at a time, the first it was given.
+        at_work = tasks if self._job.is_async else tasks[:1]
+        if any(task.run.attempt >= self._job.max_retries for task in at_work):
+            raise WorkerDiedError(_obituary(error, at_work)) from error
         for position, task in enumerate(tasks):
-            # A worker of a plain function works on one run at a time, the first it was given.
-            blamed = self._job.is_async or position == 0
-            if blamed and task.run.attempt >= self._job.max_retries:
-                raise WorkerDiedError(_obituary(error, task)) from error
-            await self._job.scheduler.give_back(task.run, task.done, blamed=blamed)
+            blamed = position < len(at_work)
+            done = Remainder() if self._job.whole_runs else task.done
+            await self._job.scheduler.give_back(task.run, done, blamed=blamed)
 
 
-def _obituary(error: WorkerDiedError, task: _Task) -> str:
-    run, done = task.run, task.done.inputs
-    first, last = run.first + done, run.stop - 1
-    left = run.inputs[done:]
-    inputs = f"input {first}" if first >= last else f"inputs {first} to {last}"
-    shown = f": {show(left[0])}" if len(left) else ""
-    tries = f" (attempt {run.attempt + 1})" if run.attempt else ""
+def _obituary(error: WorkerDiedError, tasks: Sequence[_Task]) -> str:
+    attempt = max(task.run.attempt for task in tasks)
+    tries = f" (attempt {attempt + 1})" if attempt else ""
+    unfinished = "; ".join(_unfinished(task) for task in tasks)
     return (
-        f"{error}{tries}; it had not finished {inputs}{shown}. Nothing was committed. If it was "
-        "out of memory, use fewer workers; max_retries= gives such inputs to a fresh worker"
+        f"{error}{tries}; it had not finished {unfinished}. If it was out of memory, use fewer "
+        "workers; max_retries= gives such inputs to a fresh worker"
     )
+
+
+def _unfinished(task: _Task) -> str:
+    """Name the inputs of a run that are not complete: their range, and what they are."""
+    run, done = task.run, task.done.inputs
+    left = run.inputs[done:]
+    first, last = run.first + done, run.stop - 1
+    inputs = f"input {first}" if first >= last else f"inputs {first} to {last}"
+    shown = [show(each) for each in left[:_SHOWN]]
+    if len(left) > _SHOWN:
+        shown = [*shown[:2], "...", show(left[-1])]
+    return f"{inputs} ({', '.join(shown)})"

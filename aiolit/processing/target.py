@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
-import shutil
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -22,9 +20,17 @@ from aiolit.format.dataset_info import ChunkInfo, DatasetConfig, Index, loader_n
 from aiolit.format.index import dump_index, parse_index
 from aiolit.format.tree import TreeSpec
 from aiolit.options import Mode
-from aiolit.processing.journal import FOLDER, JOB_KEY, Covered, Progress, Record, record_key
+from aiolit.processing.checkpoint import (
+    begin_job,
+    checkpoint_keys,
+    has_checkpoint,
+    read_records,
+    remove_folder,
+)
+from aiolit.processing.journal import FOLDER, Covered, InputMark, Progress, Record, record_key
 from aiolit.processing.key_order import leaf_order
 from aiolit.processing.protocol import Schema
+from aiolit.processing.summary import SkippedInput
 from aiolit.store.base import Store
 from aiolit.store.local import LocalStore
 from aiolit.store.threads import run_in_thread
@@ -32,7 +38,7 @@ from aiolit.store.threads import run_in_thread
 __all__ = ["INDEX_KEY", "Target", "check_same_schema", "read_index"]
 
 INDEX_KEY = "index.json"
-_NUMBER = re.compile(r"chunk-0-(\d+)\b.*\.bin")
+_NUMBER = re.compile(r"chunk-\d+-(\d+)\b.*\.bin")
 _LOG = logging.getLogger("aiolit")
 _DELETES = 16
 
@@ -84,30 +90,46 @@ class Target:
         config: What holds for all its chunks; the schema comes with the first sample.
         mode: What may be there already.
         old: The index that is there, or None.
+        rank: The number of the node whose chunks these are.
         first_number: The number of the first chunk that this job writes.
         chunks: The chunks of this job, by position.
+        names: The files this job has begun to write.
         schema: The tree of the samples, once known.
         journal: Whether a record is kept of every chunk.
+        mark: Says what inputs have come in so far, for the records; or None.
     """
 
     store: Store
     config: DatasetConfig
     mode: Mode | None
     old: Index | None = None
+    rank: int = 0
     first_number: int = 0
     journal: bool = False
+    mark: Callable[[], InputMark] | None = None
     schema: Schema | None = None
     schema_source: str = "the first sample"
     chunks: dict[int, ChunkInfo] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
 
     async def prepare(self) -> None:
-        """Look at what is there.
+        """Look at what is there, and remove the unfinished files of killed processes.
 
         Raises:
             ConfigError: A data set is there and ``mode`` is None, or its options differ from the
-                ones given and ``mode`` is ``"append"``.
+                ones given and ``mode`` is ``"append"``; or an interrupted job is there, whose
+                chunks this one would replace.
         """
+        if isinstance(self.store, LocalStore):
+            await run_in_thread(self.store.remove_abandoned, "", FOLDER)
         self.old = await read_index(self.store)
+        if not self.journal and await has_checkpoint(self.store):
+            if self.mode != "overwrite":
+                raise ConfigError(
+                    f"{self.store.url} holds an interrupted job; use_checkpoint=True goes on with "
+                    f"it, mode='overwrite' or deleting its {FOLDER} folder gives it up"
+                )
+            await self._forget_checkpoint()
         if self.old is None:
             return
         if self.mode is None:
@@ -173,11 +195,15 @@ class Target:
         Raises:
             ConfigError: An earlier attempt was another job; the message names what differs.
         """
-        await self._check_job(dict(job, first_number=self.first_number))
+        await begin_job(self.store, dict(job, first_number=self.first_number))
+        sizes = {info.key: info.size async for info in self.store.list("chunk-")}
         records: list[Record] = []
-        async for info in self.store.list(f"{FOLDER}/chunk-"):
-            data = await self.store.get(info.key)
-            records.append(Record.parse(data, source=self.store.object_url(info.key)))
+        async for key, data in read_records(self.store, "chunk-"):
+            record = Record.parse(data, source=self.store.object_url(key))
+            if sizes.get(record.chunk["filename"]) == record.stored_nbytes:
+                records.append(record)
+            else:  # somebody has removed or replaced the chunk
+                await self.store.delete(key)
         progress = Progress.of(records)
         for record in records[len(progress.records) :]:
             await self.store.delete(record_key(record.number))
@@ -188,25 +214,15 @@ class Target:
                 self.agree(schema, source="the interrupted job")
         return progress
 
-    async def _check_job(self, job: Mapping[str, Any]) -> None:
-        try:
-            text = await self.store.get(JOB_KEY)
-        except ObjectNotFoundError:
-            await self.store.put(JOB_KEY, json.dumps(job, sort_keys=True).encode())
-            return
-        try:
-            earlier = json.loads(text)
-        except ValueError as error:
-            url = self.store.object_url(JOB_KEY)
-            raise ConfigError(f"{url} is no record of an interrupted job: {error}") from error
-        for name, value in job.items():
-            if earlier.get(name) != value:
-                raise ConfigError(
-                    f"{self.store.url} holds an interrupted job with {name}={earlier.get(name)!r}, "
-                    f"not {value!r}; finish it as it was, or delete its {FOLDER} folder"
-                )
-
-    async def stored(self, position: int, chunk: ChunkInfo, covered: Covered) -> None:
+    async def stored(
+        self,
+        position: int,
+        chunk: ChunkInfo,
+        covered: Covered,
+        *,
+        stored_nbytes: int,
+        skipped: Iterable[SkippedInput] = (),
+    ) -> None:
         """Take note of a chunk that is in place."""
         if self.journal:
             schema = self.schema
@@ -216,6 +232,9 @@ class Target:
                 data_format=schema.data_format if schema else (),
                 data_spec=schema.data_spec if schema else None,
                 covered=covered,
+                stored_nbytes=stored_nbytes,
+                inputs=None if self.mark is None else self.mark(),
+                skipped=tuple((each.index, each.input, each.error) for each in skipped),
             )
             await self.store.put(record_key(position), record.dump())
         self.chunks[position] = chunk
@@ -265,16 +284,15 @@ class Target:
         wanted = {chunk.filename for chunk in index.chunks}
         old = self.old.chunks if self.old is not None else ()
         unwanted = [chunk.filename for chunk in old if chunk.filename not in wanted]
-        await self._delete([*unwanted, *await self._journal_keys()])
-        if self.journal and isinstance(self.store, LocalStore):
-            # With the folder, which stores of objects do not have, and what a killed process left.
-            folder = self.store.path / FOLDER
-            await run_in_thread(shutil.rmtree, folder, ignore_errors=True)
+        await self._delete(unwanted)
+        if self.journal:
+            await self._forget_checkpoint()
 
-    async def _journal_keys(self) -> list[str]:
-        if not self.journal:
-            return []
-        return [info.key async for info in self.store.list(f"{FOLDER}/")]
+    async def _forget_checkpoint(self) -> None:
+        keys = await checkpoint_keys(self.store)
+        await self._delete(keys[:-1])
+        await self._delete(keys[-1:])
+        await remove_folder(self.store)
 
     async def discard(self, written: Iterable[str]) -> None:
         """Remove the chunks of a job that failed; one that keeps a journal keeps them."""

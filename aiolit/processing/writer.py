@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,14 +26,22 @@ from aiolit.format.encryption import Encryption
 from aiolit.format.framed import DEFAULT_BATCH
 from aiolit.format.loader import ItemLoader, TokensLoader
 from aiolit.options import ChunkLimits, Compression, OutputOptions
-from aiolit.processing.journal import Covered, Ledger, Progress
+from aiolit.processing.journal import (
+    Covered,
+    InputMark,
+    Ledger,
+    Progress,
+    merge_ranges,
+    within,
+)
+from aiolit.processing.summary import SkippedInput
 from aiolit.processing.target import Target
 from aiolit.runtime.budget import ByteBudget
 from aiolit.runtime.groups import single_error
 from aiolit.store.connect import open_store
 from aiolit.store.threads import run_in_thread
 
-__all__ = ["DatasetWriter", "Layout", "open_writer"]
+__all__ = ["DatasetWriter", "Layout", "open_target", "open_writer", "write_chunks"]
 
 
 _LOG = logging.getLogger("aiolit")
@@ -108,16 +116,16 @@ class DatasetWriter:
         self._group = group
         self.progress = progress
         self._ledger = None if progress is None else Ledger(progress.partial)
+        self._skipped: list[SkippedInput] = []
         self._position = len(target.chunks)
         self._builder = ChunkBuilder(
             chunk_bytes=layout.limits.chunk_bytes,
             chunk_size=layout.limits.chunk_size,
             counts_dim=isinstance(layout.loader, TokensLoader),
         )
-        self.names: list[str] = []
         self.written = Written()
-        for chunk in target.chunks.values():
-            self._count(chunk, chunk.nbytes)
+        for record in () if progress is None else progress.records:
+            self._count(target.chunks[record.number], record.stored_nbytes)
 
     async def add(
         self,
@@ -137,6 +145,16 @@ class DatasetWriter:
         if self._ledger is not None:
             self._ledger.add(first, counts, complete=complete)
 
+    def skipped(self, skipped: SkippedInput) -> None:
+        """Say that an input failed, before `trace` says that it is complete."""
+        if self._ledger is not None:
+            self._skipped.append(skipped)
+
+    @property
+    def num_sealed(self) -> int:
+        """How many chunks there are so far, stored or on their way."""
+        return self._position
+
     async def flush(self) -> None:
         """Store the samples that do not fill a chunk."""
         if (sealed := self._builder.flush()) is not None:
@@ -144,6 +162,9 @@ class DatasetWriter:
 
     async def _store(self, sealed: SealedChunk) -> None:
         covered = self._ledger.seal(sealed.num_items) if self._ledger is not None else Covered()
+        done = merge_ranges(covered.done)
+        skipped = [each for each in self._skipped if within(done, each.index)]
+        self._skipped = [each for each in self._skipped if not within(done, each.index)]
         position, self._position = self._position, self._position + 1
         # Two copies at most: the samples, and what compression makes of them.
         held = min(sealed.nbytes, self._budget.limit)
@@ -152,23 +173,33 @@ class DatasetWriter:
         if self._failed:
             # The group is ending because of it and takes no more tasks; so are we.
             await asyncio.get_running_loop().create_future()
-        self._group.create_task(self._upload(position, sealed, covered, held))
+        self._group.create_task(self._upload(position, sealed, covered, skipped, held))
 
     async def _upload(
-        self, position: int, sealed: SealedChunk, covered: Covered, held: int
+        self,
+        position: int,
+        sealed: SealedChunk,
+        covered: Covered,
+        skipped: list[SkippedInput],
+        held: int,
     ) -> None:
         compression = self._layout.compression
         try:
             number = self.target.first_number + position
-            name = chunk_filename(0, number, compression.name, compression.granularity)
+            name = chunk_filename(
+                self.target.rank, number, compression.name, compression.granularity
+            )
             if compression.name is None and self._layout.encryption is None:
                 packed = self._pack(name, sealed)
             else:
                 packed = await run_in_thread(self._pack, name, sealed)
-            self.names.append(name)
+            self.target.names.append(name)
             await self.target.store.put(name, packed.parts)
-            await self.target.stored(position, packed.info, covered)
-            self._count(packed.info, sum(len(part) for part in packed.parts))
+            nbytes = sum(len(part) for part in packed.parts)
+            await self.target.stored(
+                position, packed.info, covered, stored_nbytes=nbytes, skipped=skipped
+            )
+            self._count(packed.info, nbytes)
         except Exception as error:
             if self._failed:
                 _LOG.debug("a chunk failed after the job had failed: %s", error)
@@ -202,14 +233,50 @@ async def open_writer(
     output: OutputOptions,
     *,
     job: Mapping[str, Any] | None = None,
+    mark: Callable[[], InputMark] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[DatasetWriter]:
     """Open a data set for writing; leaving the block without an error commits it.
+
+    The arguments are those of `open_target`, and so is what happens on errors.
+    """
+    async with (
+        open_target(layout, output, job=job, mark=mark, clock=clock) as (target, progress),
+        write_chunks(layout, target, output.num_uploaders, progress) as writer,
+    ):
+        yield writer
+
+
+@asynccontextmanager
+async def write_chunks(
+    layout: Layout, target: Target, num_uploaders: int, progress: Progress | None
+) -> AsyncIterator[DatasetWriter]:
+    """Write chunks to a target; when the block is left, all of them are stored."""
+    limit = _upload_budget(layout.limits, num_uploaders)
+    with single_error():
+        async with asyncio.TaskGroup() as group:
+            budget = ByteBudget(limit, name="the upload budget")
+            writer = DatasetWriter(layout, target, budget, num_uploaders, group, progress)
+            yield writer
+            await writer.flush()
+
+
+@asynccontextmanager
+async def open_target(
+    layout: Layout,
+    output: OutputOptions,
+    *,
+    job: Mapping[str, Any] | None = None,
+    mark: Callable[[], InputMark] | None = None,
+    clock: Callable[[], float] = time.time,
+) -> AsyncIterator[tuple[Target, Progress | None]]:
+    """Open a data set whose chunks are written in the block; leaving it commits the data set.
 
     Args:
         layout: How samples become chunks.
         output: Where they go.
         job: With a journal, what else has to be the same in every attempt, as JSON values.
+        mark: With a journal, says what inputs have come in so far.
         clock: Seconds since 1970, written into the index.
 
     Raises:
@@ -220,37 +287,29 @@ async def open_writer(
     Leaving by an error or a cancellation writes no index and removes the chunks of this job,
     except where a journal is kept.
     """
-    limit = _upload_budget(layout.limits, output.num_uploaders)
     async with open_store(
         output.url,
         storage_options=output.storage_options,
         session_options=output.session_options,
     ) as store:
-        target = Target(store, layout.config(), output.mode, journal=output.use_checkpoint)
+        target = Target(
+            store, layout.config(), output.mode, journal=output.use_checkpoint, mark=mark
+        )
         await target.prepare()
         progress = None
         if output.use_checkpoint:
             progress = await target.load_progress({**layout.fingerprint(), **(job or {})})
-        names: Iterable[str] = ()
         try:
-            with single_error():
-                async with asyncio.TaskGroup() as group:
-                    budget = ByteBudget(limit, name="the upload budget")
-                    writer = DatasetWriter(
-                        layout, target, budget, output.num_uploaders, group, progress
-                    )
-                    names = writer.names
-                    yield writer
-                    await writer.flush()
+            yield target, progress
             if not target.chunks and output.mode != "append":
                 raise OptimizeError(
                     f"not a single sample came out, so no data set was written to {output.url}"
                 )
         except BaseException:
-            await target.discard(names)
+            await target.discard(target.names)
             raise
         index = target.index(updated_at=str(clock()))
-        await target.commit(index, names)
+        await target.commit(index, target.names)
         await target.tidy(index)
 
 
