@@ -17,11 +17,17 @@ _REPR.maxstring = _REPR.maxother = 160
 
 
 class FunctionFailedError(Exception):
-    """Carries the user's exception through our coroutines, which cannot raise every kind."""
+    """Carries the user's exception through our coroutines, which cannot raise every kind.
 
-    def __init__(self, error: BaseException) -> None:
+    Attributes:
+        error: The exception.
+        failure: What the worker said of it, where it comes from one.
+    """
+
+    def __init__(self, error: BaseException, failure: Failure | None = None) -> None:
         super().__init__(error)
         self.error = error
+        self.failure = failure
 
 
 def show(value: object) -> str:
