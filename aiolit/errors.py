@@ -164,9 +164,11 @@ class StoreUnavailableError(StoreError):
 
     Attributes:
         retry_after_s: How long the server asked to wait, in seconds, or None.
+        throttled: Whether it asked for fewer requests.
     """
 
     retry_after_s: float | None = None
+    throttled: bool = False
 
 
 class StoreTimeoutError(StoreError, TimeoutError):

@@ -17,6 +17,7 @@ from aiolit.errors import (
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _UNAVAILABLE = frozenset({408, 425, 429, 500, 502, 503, 504, 509, 529})
+_THROTTLED = frozenset({429, 503, 509, 529})
 
 RANGE_HELP = "it does not serve byte ranges, so its objects can only be read from their start"
 
@@ -165,6 +166,7 @@ def status_error(
     if status in _UNAVAILABLE:
         error = StoreUnavailableError(f"the server cannot serve {url} now ({said})", url=url)
         error.retry_after_s = retry_after_s(headers)
+        error.throttled = status in _THROTTLED
         return error
     if 300 <= status < 400:
         where = headers.get("Location", "elsewhere")

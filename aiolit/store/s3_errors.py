@@ -31,6 +31,7 @@ _UNAVAILABLE = frozenset(
         "ThrottlingException",
     }
 )
+_THROTTLED = frozenset({"ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException"})
 _ACCESS_HELP = (
     "check that the credentials may read and list it; S3 answers 403 also for a missing object, "
     "to those who may not list the bucket. A public bucket can be read unsigned: "
@@ -90,6 +91,7 @@ def _error(
     if code in _UNAVAILABLE:
         error = StoreUnavailableError(f"S3 cannot serve {url} now ({status} {said})", url=url)
         error.retry_after_s = retry_after_s(headers)
+        error.throttled = code in _THROTTLED
         return error
     if region is not None:
         return StoreError(

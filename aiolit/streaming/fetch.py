@@ -7,8 +7,9 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -28,16 +29,17 @@ from aiolit.format.dataset_info import (
 )
 from aiolit.format.loader import BoundLoader, SampleReader
 from aiolit.plan.coalesce import coalesce, cover, split
+from aiolit.plan.link import LinkModel
 from aiolit.plan.stream import Piece
 from aiolit.runtime.blocking import in_thread
 from aiolit.runtime.groups import single_error
+from aiolit.runtime.line import Line
 from aiolit.runtime.stats import Counters
 from aiolit.runtime.tracing import side_span
 from aiolit.store.base import Store
 from aiolit.streaming.places import ChunkPlaces, Items, Place
 
-_PART_BYTES = 4 << 20  # a chunk is fetched in parallel parts of this size
-_PARTS = 16  # so many at once, in the order in which their pieces are needed
+_NOW = 0  # the turn of what somebody waits for
 _SPARE_BYTES = 256 << 20  # pieces kept in memory where the cache has no room, by each process
 _GAP_BYTES = 64 << 10  # bytes fetched for nothing rather than asking twice
 _SPAN_BYTES = 8 << 20  # merged ranges do not grow beyond this
@@ -78,9 +80,9 @@ class ChunkFetcher:
         self._cache, self._stats = cache, stats
         self._places = ChunkPlaces(loader, self._url)
         self._ranged: dict[int, bool] = {}
-        # First come, first served: parts of the chunks needed first do not share the line with
-        # those of chunks that are needed much later.
-        self._line = asyncio.Semaphore(_PARTS)
+        # Parts of the chunks needed first do not share the line with those needed much later.
+        self._line = Line(LinkModel())
+        self._turns = count(1)
         self._buffers: list[bytearray] = []  # of parts, to be used again
         self._spare = _SPARE_BYTES
 
@@ -95,18 +97,19 @@ class ChunkFetcher:
         Raises:
             AiolitError: The chunk cannot be fetched, or its bytes are not what was written.
         """
+        turn = next(self._turns)
         number, chunk = piece.chunk, self._index.chunks[piece.chunk]
         name = plain_name(chunk, self._index.config)
         if self._cache.holds(name) or not await self._by_range(number, chunk):
-            return await self._open_whole(number, chunk, spare=True)
+            return await self._open_whole(number, chunk, turn, spare=True)
         if piece.samples is not None:
             found = await self._open_some(number, sorted(set(piece.samples)))
             readers = {sample: held.reader for sample, held in found.items()}
             return Held(PickReader(readers), partial(_close, list(found.values())))
         there = await in_thread(partial(self._cache.parts, name))
         if not there and piece.stop - piece.start == self._loader.num_samples(chunk):
-            return await self._open_whole(number, chunk, spare=True)
-        return await self._open_part(chunk, piece.start, piece.stop, there)
+            return await self._open_whole(number, chunk, turn, spare=True)
+        return await self._open_part(chunk, piece.start, piece.stop, there, turn)
 
     async def open_samples(
         self, numbers: Sequence[int], samples: Sequence[int]
@@ -138,11 +141,15 @@ class ChunkFetcher:
         ]
         return readers, list(held.values())
 
+    def slow_down(self) -> None:
+        """Take note that the server asks for fewer requests."""
+        self._line.model.throttled()
+
     async def _open_some(self, number: int, samples: list[int]) -> dict[int, Held]:
         chunk = self._index.chunks[number]
         cached = self._cache.holds(plain_name(chunk, self._index.config))
         if cached or not await self._by_range(number, chunk):
-            whole = await self._open_whole(number, chunk)
+            whole = await self._open_whole(number, chunk, _NOW)
             if whole is not None:
                 return dict.fromkeys(samples, whole)
         units = [self._places.unit(chunk, sample, sample + 1) for sample in samples]
@@ -188,10 +195,10 @@ class ChunkFetcher:
         return self._ranged[number]
 
     async def _open_whole(
-        self, number: int, chunk: ChunkInfo, *, spare: bool = False
+        self, number: int, chunk: ChunkInfo, turn: int, *, spare: bool = False
     ) -> Held | None:
         name = plain_name(chunk, self._index.config)
-        fill = partial(self._fill_whole, chunk)
+        fill = partial(self._fill_whole, chunk, turn)
         found = await self._cache.get(name, chunk.nbytes, fill)
         if found is None and spare:
             found = await self._in_memory(chunk.nbytes, fill)
@@ -199,7 +206,7 @@ class ChunkFetcher:
             if await self._by_range(number, chunk):
                 return None
             data = memoryview(bytearray(chunk.nbytes))
-            await self._fill_whole(chunk, data)
+            await self._fill_whole(chunk, turn, data)
             return Held(self._loader.open(data, chunk, self._url(chunk)))
         lease, fetched = found
         self._count(fetched=fetched)
@@ -208,7 +215,7 @@ class ChunkFetcher:
         return Held(reader, lambda spent: lease.close(spent=spent), whole=True)
 
     async def _open_part(
-        self, chunk: ChunkInfo, start: int, stop: int, there: list[tuple[int, int]]
+        self, chunk: ChunkInfo, start: int, stop: int, there: list[tuple[int, int]], turn: int
     ) -> Held | None:
         """Open a part of a chunk from the parts the cache has, fetching only what is missing."""
         start, stop = self._places.unit(chunk, start, stop)
@@ -216,7 +223,7 @@ class ChunkFetcher:
         held: list[Held] = []
         try:
             for lo, hi, extent in cover(start, stop, there):
-                part = await self._open_extent(chunk, *(extent or (lo, hi)))
+                part = await self._open_extent(chunk, *(extent or (lo, hi)), turn)
                 if part is None:
                     _close(held)
                     return None
@@ -228,7 +235,7 @@ class ChunkFetcher:
         reader = SplitReader(starts, [part.reader for part in held])
         return Held(reader, partial(_close, held))
 
-    async def _open_extent(self, chunk: ChunkInfo, start: int, stop: int) -> Held | None:
+    async def _open_extent(self, chunk: ChunkInfo, start: int, stop: int, turn: int) -> Held | None:
         """Open the items ``[start, stop)`` as one cached file: their borders, then their bytes."""
         config = self._index.config
         name = f"{plain_name(chunk, config)}.{start}-{stop}"
@@ -240,7 +247,8 @@ class ChunkFetcher:
             place = await self._locate(chunk, start, stop)
 
             async def fill(target: memoryview) -> None:
-                await self._read_parts(stored_name(chunk, config), place.base, target, table)
+                key = stored_name(chunk, config)
+                await self._read_parts(key, place.base, target, turn, skip=table, etag=place.etag)
                 place.check(target[table:], place.base)
                 if place.offsets is not None:
                     target[:table] = place.offsets.astype("<u4").tobytes()
@@ -283,49 +291,51 @@ class ChunkFetcher:
         spans = coalesce(needed, max_gap=_GAP_BYTES, max_bytes=_SPAN_BYTES)
         with single_error():
             async with asyncio.TaskGroup() as group:
-                reads = [group.create_task(self._get(key, span.start, span.end)) for span in spans]
+                reads = [group.create_task(self._read(key, span.start, span.end)) for span in spans]
         raw = [b""] * len(needed)
         for merged, read in zip(spans, reads, strict=True):
             for member in merged.members:
                 low, high = needed[member]
-                raw[member] = read.result()[low - merged.start : high - merged.start]
+                raw[member] = read.result()[0][low - merged.start : high - merged.start]
+        (etag,) = self._one_version(key, {read.result()[1] for read in reads})
         return [
-            self._places.place(chunk, start, stop, one)
+            replace(self._places.place(chunk, start, stop, one), etag=etag)
             for (start, stop), one in zip(ranges, raw, strict=True)
         ]
 
     async def _fetch_items(self, chunk: ChunkInfo, start: int, place: Place) -> Items:
         """Fetch a few items, from item ``start`` on, into memory."""
         key = stored_name(chunk, self._index.config)
-        data = memoryview(await self._get(key, place.base, place.end))
+        found, _ = await self._read(key, place.base, place.end, place.etag)
+        data = memoryview(found)
         place.check(data, place.base)
         return Items(data, place.base, start, place.offsets)
 
-    async def _fill_whole(self, chunk: ChunkInfo, target: memoryview) -> None:
+    async def _fill_whole(self, chunk: ChunkInfo, turn: int, target: memoryview) -> None:
         """Fetch a whole chunk, undo its whole-file compression, and check it."""
         began = time.perf_counter()
         with side_span("fetch", chunk.filename, nbytes=len(target)):
-            await self._fill(chunk, target)
+            await self._fill(chunk, turn, target)
         self._stats.fetch_seconds += time.perf_counter() - began
 
-    async def _fill(self, chunk: ChunkInfo, target: memoryview) -> None:
+    async def _fill(self, chunk: ChunkInfo, turn: int, target: memoryview) -> None:
         config, url = self._index.config, self._url(chunk)
         if is_whole_compressed(chunk, config):
-            await self._inflate(chunk, target)
+            await self._inflate(chunk, turn, target)
         else:
-            await self._read_parts(stored_name(chunk, config), 0, target)
+            await self._read_parts(stored_name(chunk, config), 0, target, turn)
         encryption = config.encryption
         if encryption is None or encryption.level != "chunk":  # else checked once decrypted
             await in_thread(partial(verify_chunk, target, chunk, url))
 
-    async def _inflate(self, chunk: ChunkInfo, target: memoryview) -> None:
+    async def _inflate(self, chunk: ChunkInfo, turn: int, target: memoryview) -> None:
         config = self._index.config
         try:
             packed = await self._store.get(stored_name(chunk, config))
         except ObjectNotFoundError:
             # LitData replaces compressed files of a local data set by plain ones (format 2.6).
             try:
-                await self._read_parts(plain_name(chunk, config), 0, target)
+                await self._read_parts(plain_name(chunk, config), 0, target, turn)
             except AiolitError:
                 pass
             else:
@@ -343,37 +353,57 @@ class ChunkFetcher:
         plain = await in_thread(inflate)
         target[:] = plain
 
-    async def _read_parts(self, key: str, start: int, target: memoryview, skip: int = 0) -> None:
+    async def _read_parts(
+        self,
+        key: str,
+        start: int,
+        target: memoryview,
+        turn: int,
+        *,
+        skip: int = 0,
+        etag: str | None = None,
+    ) -> None:
         """Fill a buffer by parallel range requests; all parts must be of one version.
 
         Args:
             key: The object.
             start: Its first byte that is wanted.
             target: The whole buffer, as the cache gave it.
+            turn: When it is needed: lower ones go first.
             skip: Where in the buffer the bytes begin.
+            etag: The version that is wanted; any, if None.
         """
-        parts = split(skip, len(target), _PART_BYTES)
+        parts = split(skip, len(target), self._line.model.part_bytes)
         with single_error():
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._read_part(key, start - skip + lo, target, lo, hi))
+                    group.create_task(self._read_part(key, start - skip + lo, target, lo, hi, turn))
                     for lo, hi in parts
                 ]
         self._stats.bytes_fetched += len(target) - skip
         self._stats.requests += len(parts)
-        if len({task.result() for task in tasks}) > 1:
+        versions = {task.result() for task in tasks}
+        self._one_version(key, versions | {etag} if etag is not None else versions)
+
+    def _one_version(self, key: str, etags: set[str | None]) -> set[str | None]:
+        """Refuse parts of several versions of an object."""
+        if len(etags) > 1:
             url = self._store.object_url(key)
             raise ObjectChangedError(f"{url} was replaced while it was read", url=url)
+        return etags
 
     async def _read_part(
-        self, key: str, start: int, target: memoryview, lo: int, hi: int
+        self, key: str, start: int, target: memoryview, lo: int, hi: int, turn: int
     ) -> str | None:
-        async with self._line:
+        async with self._line.place(turn) as request:
             if not isinstance(target.obj, FileMap):
-                return await self._store.read_into(key, start, target[lo:hi])
-            buffer = self._buffers.pop() if self._buffers else bytearray(_PART_BYTES)
+                out = target[lo:hi]
+                return await self._store.read_into(key, start, out, on_progress=request.progressed)
+            buffer = (
+                self._buffers.pop() if self._buffers else bytearray(self._line.model.most_bytes)
+            )
             data = memoryview(buffer)[: hi - lo]
-            etag = await self._store.read_into(key, start, data)
+            etag = await self._store.read_into(key, start, data, on_progress=request.progressed)
             await in_thread(partial(target.obj.write_at, lo, data))
             self._buffers.append(buffer)
             return etag
@@ -382,6 +412,15 @@ class ChunkFetcher:
         self._stats.bytes_fetched += end - start
         self._stats.requests += 1
         return await self._store.get_range(key, start, end)
+
+    async def _read(
+        self, key: str, start: int, end: int, etag: str | None = None
+    ) -> tuple[bytearray, str | None]:
+        """Return bytes of an object, and their version."""
+        out = bytearray(end - start)
+        self._stats.bytes_fetched += end - start
+        self._stats.requests += 1
+        return out, await self._store.read_into(key, start, memoryview(out), etag=etag)
 
     def _count(self, *, fetched: bool) -> None:
         if fetched:

@@ -29,7 +29,7 @@ from aiolit.streaming.fetch import Held
 from aiolit.streaming.source import ChunkSource
 
 _AHEAD_BYTES = 1 << 30  # pieces that are open or on their way, per stream
-_EARLY_SHARE = 25  # at most 4 % of the bytes are fetched by range before its chunk arrives
+_EARLY_SHARE = 50  # at most 2 % of the bytes are fetched by range before its chunk arrives
 _TOGETHER_BYTES = 256 << 10  # small batches are made together, up to so many bytes
 _DRAWS = 16  # pieces that are tried for a sample in the place of a batch that fails whole
 _EARLY_LEAST = 8  # and only where the chunks are this many times larger than the batch
@@ -133,6 +133,7 @@ class RunsReader(LaneReader):
         self._held: dict[int, Held] = {}
         self._warned: set[int] = set()
         self._spare: list[Any] = []  # a good sample, once there was one
+        self._lost: dict[int, Exception] = {}  # pieces that the store cannot give
         self._made: Iterator[Any] = iter(())  # batches that were made together
         self._feed: PieceFeed | None = None
         self._portal: Portal | None = None
@@ -280,6 +281,8 @@ class RunsReader(LaneReader):
         """Read a batch; where it fails and skipping is allowed, sample by sample."""
         if not self._plan.skips:
             return self._read(pieces, samples)
+        if not self._lost.keys().isdisjoint(pieces):
+            return self._read_singly(pieces, samples)
         try:
             values = self._read(pieces, samples)
         except (DatasetError, StoreError):
@@ -293,10 +296,14 @@ class RunsReader(LaneReader):
         failed: Exception | None = None
         for number, (piece, sample) in enumerate(zip(pieces, samples, strict=True)):
             try:
+                if piece in self._lost:  # to ask again would take the retries' time again
+                    raise self._lost[piece]
                 (good[number],) = self._read([piece], [sample])
             except (DatasetError, StoreError) as error:
                 failed = error
                 self._warn_of(piece, error)
+                if isinstance(error, StoreError):
+                    self._lost[piece] = error
         self._source.stats.skipped += len(pieces) - len(good)
         if not good:
             assert failed is not None
@@ -378,8 +385,7 @@ class RunsReader(LaneReader):
             del self._readers[piece], self._held[piece]
 
     def _start(self, portal: Portal) -> None:
-        """Begin to fetch chunks ahead; not before a first batch that is read by range, whose few
-        bytes would else wait behind those of whole chunks."""
+        """Begin to fetch chunks ahead."""
         if self._feed is None:
             self._feed = PieceFeed(portal, lambda: make_window(self._plan, self._stream))
 
@@ -396,9 +402,9 @@ class RunsReader(LaneReader):
     def _read_by_range(self, pieces: list[int], samples: list[int]) -> list[Any]:
         chunks = [self._chunk[piece] for piece in pieces]
         began = time.perf_counter()
-        values = read_samples(self._source, chunks, samples)
         if self._portal is not None:
-            self._start(self._portal)
+            self._start(self._portal)  # chunks are looked up while the first samples come
+        values = read_samples(self._source, chunks, samples)
         self._source.stats.wait_seconds += time.perf_counter() - began
         return values
 

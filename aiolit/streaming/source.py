@@ -230,6 +230,7 @@ class ChunkSource:
                 opened.fetcher = ParquetFetcher(*about, self._bound, self._cache, self.stats)
             else:
                 opened.fetcher = ChunkFetcher(*about, self._bound, self._cache, self.stats)
+            counted(opened.store, self.stats, opened.fetcher.slow_down)
         return opened.fetcher
 
     def _make_cache(self) -> ChunkHolder:
