@@ -8,8 +8,9 @@ and torchvision (`docs_standins`) and names of folders.
 Not here: the folders below ``/teamspace``, which are Lightning Studio's own, and Azure's example,
 whose host name is Microsoft's (`tests/contract` reads from Azurite).
 
-The Python blocks of README.md and docs/ run too, those of a page one after another in one folder,
-but for a block behind a comment ``<!-- not run: REASON -->``.
+The Python blocks of README.md and docs/ run too, those of a page one after another in one folder
+and one interpreter, each with names of its own, but for a block behind a comment
+``<!-- not run: REASON -->``.
 """
 
 from __future__ import annotations
@@ -319,6 +320,13 @@ DOCUMENTED = (
 BLOCK = re.compile(
     r"(?:<!-- not run: (?P<reason>.+?) -->\n+)?```python\n(?P<code>.*?)^```", re.M | re.S
 )
+# The traceback of one that fails names its file and shows the line.
+RUN_BLOCKS = """
+import runpy, sys
+
+for block in sys.argv[1:]:
+    runpy.run_path(block, run_name="__main__")
+"""
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 CASES = [
@@ -463,9 +471,14 @@ def test_python_blocks_of_a_page_run(page: Path, place: Place) -> None:
     text = page.read_text()
     blocks = list(BLOCK.finditer(text))
     assert len(blocks) == text.count("```python")
+    scripts = []
     for number, block in enumerate(blocks):
         if block["reason"] is None:
-            script = place.folder / f"block_{number}.py"
-            script.write_text(block["code"])
-            outcome = place.run(script)
-            assert outcome.returncode == 0, f"{block['code']}\n{outcome.stderr}"
+            scripts.append(place.folder / f"block_{number}.py")
+            scripts[-1].write_text(block["code"])
+    if page.name == "parquet.md":
+        prepare_hub(place)
+    runner = place.folder / "run_blocks.py"
+    runner.write_text(RUN_BLOCKS)
+    outcome = place.run(runner, *map(str, scripts))
+    assert outcome.returncode == 0, outcome.stderr
