@@ -15,6 +15,13 @@ from aiolit.errors import AiolitError, ConfigError
 __all__ = ["main"]
 
 INTERRUPTED = 130  # what a shell says of a program that Ctrl-C has ended
+# What messages of the library advise, as it is written here.
+_ADVICE = {
+    "choose another output_dir": "choose another place",
+    "mode='append'": "--mode append",
+    "mode='overwrite'": "--mode overwrite",
+    "allow_pickle=True": "--allow-pickle",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except ConfigError as error:
-        console.error(str(error))
+        console.error(_worded(str(error)))
         return 2
     except (AiolitError, OSError) as error:
-        console.error(str(error))
+        console.error(_worded(str(error)))
         return 1
     except ExceptionGroup as group:
         known, others = group.split((AiolitError, OSError))
@@ -61,6 +68,12 @@ def _run(module: str, args: object, console: Console) -> int:
         # Commands are imported when they are run: --help does not wait for torch.
         code: int = import_module(f"aiolit.cli.{module}").run(args, console)
     return code
+
+
+def _worded(message: str) -> str:
+    for theirs, ours in _ADVICE.items():
+        message = message.replace(theirs, ours)
+    return message
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> str:

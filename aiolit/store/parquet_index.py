@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from aiolit.errors import DatasetNotFoundError, IndexFormatError, SchemaError
@@ -53,7 +54,7 @@ async def parquet_index_bytes(
         ChunkFormatError: One is no Parquet file.
         StoreError: The store cannot be read.
     """
-    return await _index_of(store, await _parquet_files(store, pattern), at_once)
+    return await index_of_files(store, await _parquet_files(store, pattern), at_once)
 
 
 async def kept_parquet_index(store: Store, pattern: str | None, folder: Path) -> bytes:
@@ -67,7 +68,7 @@ async def kept_parquet_index(store: Store, pattern: str | None, folder: Path) ->
     kept = await run_in_thread(_read_kept, path)
     if kept is not None and kept[0] == [(info.key, info.size) for info in files]:
         return kept[1]
-    data = await _index_of(store, files, _AT_ONCE)
+    data = await index_of_files(store, files)
     await run_in_thread(_keep, path, data)
     return data
 
@@ -112,7 +113,10 @@ async def _parquet_files(store: Store, pattern: str | None) -> list[ObjectInfo]:
     return found
 
 
-async def _index_of(store: Store, files: list[ObjectInfo], at_once: int) -> bytes:
+async def index_of_files(
+    store: Store, files: Sequence[ObjectInfo], at_once: int = _AT_ONCE
+) -> bytes:
+    """Make ``index.json`` of these Parquet files, at least one; see ``parquet_index_bytes``."""
     places = asyncio.Semaphore(max(1, at_once))
 
     async def read(info: ObjectInfo) -> ParquetFooter:

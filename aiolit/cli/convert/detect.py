@@ -87,7 +87,9 @@ async def find(store: Store, place: Place, kind: Kind | None) -> Found:
         StoreError: It cannot be listed.
     """
     if kind in (None, "mds") and place.pattern is None and (index := await _read_index(store)):
-        return Found(_kind_of_index(index, store), [])
+        kind = _kind_of_index(index, store)
+        if kind == "mds":
+            return Found(kind, [])
     if kind == "mds":
         raise ConfigError(f"there is no {INDEX} in {store.url}: it holds no MDS shards")
     keys = await _keys(store, place)

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from aiolit.cli.convert.detect import Found, Kind, Place, find, split_place
 from aiolit.cli.convert.images import ImageSample, find_classes
 from aiolit.cli.convert.leaves import check_columns
-from aiolit.cli.convert.parquet import read_columns, sample_maker
-from aiolit.cli.convert.rows import (
-    MdsSample,
-    RowSamples,
-    fitting_rows,
-    open_mds,
-    open_parquet,
-    runs_of,
-)
 from aiolit.cli.convert.webdataset import TarSamples
-from aiolit.errors import ConfigError
-from aiolit.format.loader import ParquetLoader
 from aiolit.runtime.portal import portal
 from aiolit.store.connect import open_store
-from aiolit.store.parquet_index import parquet_index_bytes, write_index
 from aiolit.streaming.resolver import resolve
 
 
@@ -96,9 +82,14 @@ def plan(wanted: Wanted) -> Conversion:
         return Conversion(found.kind, fn, found.keys)
     if found.kind == "images":
         return _plan_images(wanted, place, found.keys)
+    # Torch comes with these, and nothing else needs it.
+    from aiolit.cli.convert.rows import mds_samples, parquet_samples
+
     if found.kind == "mds":
-        return _plan_mds(wanted, place)
-    return _plan_parquet(wanted, place)
+        rows = mds_samples(store, wanted.columns, wanted.undecoded, wanted.options)
+    else:
+        rows = parquet_samples(store, found.keys, wanted.columns, wanted.undecoded, wanted.options)
+    return Conversion(found.kind, rows, rows.runs())
 
 
 def _plan_images(wanted: Wanted, place: Place, keys: list[str]) -> Conversion:
@@ -108,48 +99,3 @@ def _plan_images(wanted: Wanted, place: Place, keys: list[str]) -> Conversion:
         check_columns(fn.names, wanted.columns, place.root)
         fn.columns = tuple(wanted.columns)
     return Conversion("images", fn, keys)
-
-
-def _plan_mds(wanted: Wanted, place: Place) -> Conversion:
-    dataset = open_mds(place.root, wanted.undecoded, **wanted.options)
-    chunks = dataset.source.index.chunks
-    if not chunks:
-        raise ConfigError(f"{place.root} has no shards")
-    names: list[str] = chunks[0].extra["column_names"]
-    check_columns(names, wanted.columns, place.root)
-    return _plan_rows("mds", dataset, MdsSample(tuple(wanted.columns or names)))
-
-
-def _plan_parquet(wanted: Wanted, place: Place) -> Conversion:
-    store = open_store(place.root, **wanted.options)
-
-    async def index() -> bytes:
-        async with store:
-            return await parquet_index_bytes(store, place.pattern)
-
-    data = portal().call(index)
-    names = list(wanted.columns) if wanted.columns is not None else None
-    with tempfile.TemporaryDirectory(prefix="aiolit-convert-") as folder:
-        # Of the files as they are now: an index that lies there may be older.
-        write_index(Path(folder) / "index.json", data)
-        dataset = open_parquet(
-            place.root, ParquetLoader(columns=names), index_path=folder, **wanted.options
-        )
-
-    async def columns() -> Any:
-        async with store:
-            return await read_columns(store, dataset.source.index.chunks)
-
-    found = portal().call(columns)
-    check_columns(list(found.schema.names), names, place.root)
-    change = sample_maker(
-        found, names or found.schema.names, undecoded=wanted.undecoded, source=place.root
-    )
-    return _plan_rows("parquet", dataset, change)
-
-
-def _plan_rows(kind: Kind, dataset: Any, change: Callable[[Any], Any]) -> Conversion:
-    runs = runs_of(dataset)
-    if not runs:
-        raise ConfigError(f"{dataset.input_dir} has no samples")
-    return Conversion(kind, RowSamples(dataset, change, fitting_rows(dataset)), runs)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from aiolit.cli.convert.leaves import IMAGE, KeepStored, number_leaf
+from aiolit.cli.convert.leaves import IMAGE, KeepStored, check_columns, number_leaf
+from aiolit.cli.convert.parquet import Columns, read_columns, sample_maker
+from aiolit.errors import ConfigError
+from aiolit.format.loader import ParquetLoader
 from aiolit.format.serializers import Serializer
+from aiolit.runtime.groups import single_error
+from aiolit.runtime.portal import portal
+from aiolit.store.base import ObjectInfo, Store
+from aiolit.store.parquet_index import index_of_files, write_index
 from aiolit.streaming.dataset import StreamingDataset
 
-Change = Callable[[Any], Any]
-
 _READ_BYTES = 8 << 20  # samples read at once
-_CACHE = "256MB"  # in each worker
+_READ_ROWS = 4096
+_CACHE = "256MB"  # in the memory of each worker
+_HEADS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +35,21 @@ class RowSamples:
     Attributes:
         dataset: The data set.
         change: Turns what it reads into what is written.
-        at_once: Samples read at once.
     """
 
     dataset: StreamingDataset
-    change: Change
-    at_once: int
+    change: Callable[[Any], Any]
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Return the samples that are decoded together: those of a shard, or of a row group.
+
+        Raises:
+            ConfigError: There are none.
+        """
+        found = list(pairwise([0, *self.dataset.segments.ends.tolist()]))
+        if not found:
+            raise ConfigError(f"{self.dataset.input_dir} has no samples")
+        return found
 
     def __call__(self, run: tuple[int, int]) -> Iterator[Any]:
         """Yield the samples ``[start, stop)``, in order.
@@ -41,50 +59,81 @@ class RowSamples:
             StoreError: They cannot be read.
         """
         start, stop = run
-        for first in range(start, stop, self.at_once):
-            rows = self.dataset.get_many(range(first, min(first + self.at_once, stop)))
+        mean = int(self.dataset.source.nbytes.sum()) // max(1, self.dataset.num_samples)
+        step = min(_READ_ROWS, max(1, _READ_BYTES // max(1, mean)))
+        for first in range(start, stop, step):
+            rows = self.dataset.get_many(range(first, min(first + step, stop)))
             yield from map(self.change, rows)
 
 
-def runs_of(dataset: StreamingDataset) -> list[tuple[int, int]]:
-    """Return the samples that are decoded together, run by run: of a shard, or of a row group."""
-    ends = [0, *dataset.segments.ends.tolist()]
-    return [(start, stop) for start, stop in pairwise(ends) if start < stop]
+def mds_samples(
+    store: Store, wanted: Sequence[str] | None, undecoded: bool, options: Mapping[str, Any]
+) -> RowSamples:
+    """Return what yields the samples of MDS shards; what is encoded in them stays so.
 
-
-def fitting_rows(dataset: StreamingDataset) -> int:
-    """Return how many samples to read at once."""
-    mean = int(np.sum(dataset.source.nbytes)) / max(1, dataset.num_samples)
-    return int(min(4096, max(1, _READ_BYTES // max(1.0, mean))))
-
-
-def open_mds(url: str, undecoded: bool, **options: Any) -> StreamingDataset:
-    """Open MDS shards so that what is encoded in them stays so."""
+    Raises:
+        ConfigError: There are no shards, or a column is not there.
+    """
     image = "bytes" if undecoded else IMAGE
     kept = {"jpeg": image, "png": image, "json": "json", "pickle": "pickle", "pil": "pil"}
     serializers: dict[str, Serializer] = {name: KeepStored(kind) for name, kind in kept.items()}
-    return StreamingDataset(
-        url, serializers=serializers, cache="memory", max_cache_size=_CACHE, **options
-    )
+    dataset = _open(store, serializers=serializers, **options)
+    if not dataset.num_samples:
+        raise ConfigError(f"{store.url} has no samples")
+    names: list[str] = dataset.source.index.chunks[0].extra["column_names"]
+    check_columns(names, wanted, store.url)
+    return RowSamples(dataset, partial(_mds_sample, tuple(wanted or names)))
 
 
-def open_parquet(url: str, columns: Any, **options: Any) -> StreamingDataset:
-    """Open Parquet files."""
-    return StreamingDataset(
-        url, item_loader=columns, cache="memory", max_cache_size=_CACHE, **options
-    )
+def _mds_sample(names: tuple[str, ...], row: dict[str, Any]) -> dict[str, Any]:
+    return {name: number_leaf(row[name]) for name in names}
 
 
-@dataclass(frozen=True, slots=True)
-class MdsSample:
-    """Turns a sample of an MDS shard into one that is written with its types.
+def parquet_samples(
+    store: Store,
+    keys: Sequence[str],
+    wanted: Sequence[str] | None,
+    undecoded: bool,
+    options: Mapping[str, Any],
+) -> RowSamples:
+    """Return what yields the rows of Parquet files.
 
-    Attributes:
-        names: The columns to keep.
+    Raises:
+        ConfigError: A column is not there, or cannot be stored.
+        SchemaError: Two files have not the same columns.
+        StoreError: A file cannot be read.
     """
+    loader = ParquetLoader(columns=wanted)
+    with tempfile.TemporaryDirectory(prefix="aiolit-convert-") as folder:
+        # Of these files as they are now: an index that lies beside them may be older.
+        index = portal().call(_parquet_index, store, keys)
+        write_index(Path(folder) / "index.json", index)
+        dataset = _open(store, item_loader=loader, index_path=folder, **options)
+    columns = portal().call(_parquet_columns, store, dataset)
+    names: list[str] = columns.schema.names
+    check_columns(names, wanted, store.url)
+    change = sample_maker(columns, wanted or names, undecoded=undecoded, source=store.url)
+    return RowSamples(dataset, change)
 
-    names: tuple[str, ...]
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the sample."""
-        return {name: number_leaf(row[name]) for name in self.names}
+def _open(store: Store, **options: Any) -> StreamingDataset:
+    return StreamingDataset(store.url, cache="memory", max_cache_size=_CACHE, **options)
+
+
+async def _parquet_index(store: Store, keys: Sequence[str]) -> bytes:
+    places = asyncio.Semaphore(_HEADS)
+
+    async def head(key: str) -> ObjectInfo:
+        async with places:
+            return await store.head(key)
+
+    async with store:
+        with single_error():
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(head(key)) for key in keys]
+        return await index_of_files(store, [task.result() for task in tasks])
+
+
+async def _parquet_columns(store: Store, dataset: StreamingDataset) -> Columns:
+    async with store:
+        return await read_columns(store, dataset.source.index.chunks)
