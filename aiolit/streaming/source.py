@@ -139,7 +139,10 @@ class ChunkSource:
 
     def is_direct(self, chunk: int) -> bool:
         """Whether a chunk is read where it lies, by mapping it."""
-        return self._direct_path(chunk) is not None
+        if not self.location.direct:
+            return False
+        plain = not is_whole_compressed(self.index.chunks[chunk], self.index.config)
+        return plain or self._direct_path(chunk) is not None
 
     def open_direct(self, chunk: int) -> Held | None:
         """Map a chunk of a local data set; None if it must come through the cache.
