@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import perf_counter
@@ -30,7 +30,7 @@ from aiolit.store.local import LocalStore
 from aiolit.store.owned import OwnedFolder
 from aiolit.store.threads import run_in_thread
 
-__all__ = ["MapJob", "make_files", "run_map"]
+__all__ = ["MakeFiles", "MapJob", "make_files", "run_map"]
 
 _WORK_FOLDER = ".aiolit-map-"
 
@@ -51,8 +51,16 @@ class MapJob:
     weights: Any = None
 
 
-async def run_map(job: MapJob) -> MapSummary:
+MakeFiles = Callable[
+    [Store, MapJob, MapJournal | None, Progress | None],
+    Awaitable[tuple[list[Made], Report]],
+]
+
+
+async def run_map(job: MapJob, make: MakeFiles | None = None) -> MapSummary:
     """Have workers call the function and store what it writes.
+
+    ``make`` does that; by default `make_files`, on this machine.
 
     Raises:
         FunctionFailedError: The function failed; holds the user's exception.
@@ -70,7 +78,7 @@ async def run_map(job: MapJob) -> MapSummary:
     async with closing_source(job.source), opened as store:
         await _look(store, job)
         async with _journal(store, job) as (journal, progress):
-            made, report = await make_files(store, job, journal, progress)
+            made, report = await (make or make_files)(store, job, journal, progress)
             if job.manifest is not None:
                 await store.put(job.manifest, _manifest(made))
             if journal is not None:

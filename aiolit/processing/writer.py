@@ -298,7 +298,7 @@ async def open_target(
         await target.prepare()
         progress = None
         if output.use_checkpoint:
-            progress = await target.load_progress({**layout.fingerprint(), **(job or {})})
+            progress = await target.load_progress({**(job or {}), **layout.fingerprint()})
         try:
             yield target, progress
             if not target.chunks and output.mode != "append":

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
-from aiolit.errors import ConfigError
+from aiolit.errors import ConfigError, OptimizeError
 from aiolit.format.index import parse_index
 from aiolit.format.loader import PyTreeLoader
 from aiolit.format.serializers import SerializerRegistry
-from aiolit.processing.functions import optimize
+from aiolit.processing.functions import merge_datasets, optimize
+from aiolit.processing.journal import Progress, Record
+from aiolit.processing.summary import Summary
 
 
 class Finished(Protocol):
@@ -40,7 +43,7 @@ def read(folder: Path) -> list[Any]:
 def digest(folder: Path) -> str:
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.name.endswith("unfinished"):  # of the killed process, half written
+        if path.is_dir():
             continue
         data = path.read_bytes()
         if path.name == "index.json":
@@ -51,9 +54,9 @@ def digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-# Each attempt writes down the inputs it worked on; the given input ends the whole family, once.
+# The given input ends the whole family, once.
 JOB = """
-    import os, signal, sys, time
+    import os, signal, sys
     from pathlib import Path
     from aiolit.processing.functions import optimize
 
@@ -61,8 +64,6 @@ JOB = """
     here = Path(out).parent
 
     def work(index):
-        with open(here / f"log-{os.getpid()}", "a") as log:
-            log.write(f"{index}\\n")
         mark = here / f"died-{deadly}"
         if index == int(deadly) and not mark.exists():
             mark.touch()
@@ -72,10 +73,6 @@ JOB = """
 
     def function(index):
         return {"i": work(index), "text": "x" * (index % 7)}
-
-    def slow(index):
-        time.sleep(0.005)
-        return work(index)
 
     def generator(index):
         for k in range(index % 6):
@@ -118,44 +115,127 @@ def test_kill_everything_twice(
     assert not (tmp_path / "out" / ".checkpoints").exists()
 
 
-def test_done_work_is_not_done_again(run_python: RunPython, tmp_path: Path) -> None:
-    for num_workers, deadly in (("1", "400"), ("1", "-1")):
-        run_python(JOB, str(tmp_path / "out"), "slow", "True", num_workers, deadly)
-    logs = [set(path.read_text().split()) for path in tmp_path.glob("log-*")]
-    assert len(logs) == 2
-    # Lost: an unfinished chunk, and what a worker did in its last tenth of a second or so.
-    assert len(logs[0] & logs[1]) < 100
+class FailsAt:
+    """Returns its input; fails over one of them, and writes down all."""
 
+    def __init__(self, folder: Path, index: int | None) -> None:
+        self.folder = folder
+        self.index = index
 
-def test_a_failure_keeps_the_checkpoint(tmp_path: Path) -> None:
-    mark = tmp_path / "failed"
-
-    def fails_once(index: int) -> int:
-        if index == 555 and not mark.exists():
-            mark.touch()
+    def __call__(self, index: int) -> int:
+        with (self.folder / f"log-{self.index}").open("a") as log:
+            log.write(f"{index}\n")
+        if index == self.index:
             raise LookupError("once")
         return index
 
-    def attempt(**options: Any) -> Any:
-        return optimize(
-            fails_once,
-            range(800),
-            tmp_path / "out",
-            chunk_size=10,
-            num_workers=2,
-            use_checkpoint=True,
-            verbose=False,
-            **options,
-        )
+    def seen(self) -> set[int]:
+        return {int(line) for line in (self.folder / f"log-{self.index}").read_text().split()}
 
-    with pytest.raises(LookupError):
-        attempt()
-    assert (tmp_path / "out" / ".checkpoints" / "job.json").exists()
-    with pytest.raises(ConfigError, match="keep_data_ordered=True, not False"):
-        attempt(keep_data_ordered=False)
-    summary = attempt()
-    assert summary.samples == 800
+
+def attempt(fn: FailsAt, inputs: Any = range(800), **options: Any) -> Summary:
+    # One worker: what it says first is stored, but for the last chunks, when it says that it fails.
+    given = {"num_workers": 1, "chunk_size": 10, "use_checkpoint": True, "verbose": False}
+    return optimize(fn, inputs, fn.folder / "out", **{**given, **options})
+
+
+def fail(folder: Path, index: int, inputs: Any = range(800), **options: Any) -> Progress:
+    """Let an attempt fail; returns what it has finished."""
+    with pytest.raises(LookupError, match="once"):
+        attempt(FailsAt(folder, index), inputs, **options)
+    records = sorted((folder / "out" / ".checkpoints").glob("chunk-*"))
+    return Progress.of(Record.parse(each.read_bytes(), source=each.name) for each in records)
+
+
+@pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as they come"])
+def test_done_work_is_not_done_again(ordered: bool, tmp_path: Path) -> None:
+    done = fail(tmp_path, 555, keep_data_ordered=ordered)
+    assert done.num_done > 200
+    fn = FailsAt(tmp_path, None)
+    summary = attempt(fn, keep_data_ordered=ordered, num_workers=3)
+    assert not [index for index in fn.seen() if done.is_done(index)]
+    assert (summary.samples, summary.inputs) == (800, 800)
+    found = read(tmp_path / "out")
+    assert (found if ordered else sorted(found)) == list(range(800))
+
+
+def test_another_job_is_refused(tmp_path: Path) -> None:
+    fail(tmp_path, 555)
+    before = digest(tmp_path / "out")
+    for options, words in (
+        ({"keep_data_ordered": False}, "keep_data_ordered=True, not False"),
+        ({"chunk_size": 20}, "chunk_size=10, not 20"),
+        ({"inputs": range(801)}, "inputs=800, not 801"),
+        ({"use_checkpoint": False}, "use_checkpoint=True goes on with it"),
+        ({"use_checkpoint": False, "mode": "append"}, "use_checkpoint=True goes on with it"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            attempt(FailsAt(tmp_path, None), **options)
+    with pytest.raises(ConfigError, match="use_checkpoint=True goes on with it"):
+        merge_datasets([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
+    assert digest(tmp_path / "out") == before
+
+
+CHANGES: dict[str, Callable[[list[int]], Any]] = {
+    "first": lambda items: [-1, *items[1:]],
+    "one in the middle": lambda items: [*items[:123], -1, *items[124:]],
+    "order": lambda items: items[::-1],
+    "moved by one": lambda items: [-1, *items[:-1]],
+    "a generator": lambda items: (item for item in [*items[:123], -1, *items[124:]]),
+    "a shorter generator": lambda items: (item for item in items[:150]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_inputs_are_refused(change: str, tmp_path: Path) -> None:
+    items = list(range(800))
+    lazily = "generator" in change
+    fail(tmp_path, 555, iter(items) if lazily else items)
+    with pytest.raises(ConfigError, match="the interrupted job"):
+        attempt(FailsAt(tmp_path, None), CHANGES[change](items), num_workers=2)
+    attempt(FailsAt(tmp_path, None), iter(items) if lazily else items)
+    assert read(tmp_path / "out") == items
+
+
+def test_a_chunk_that_is_gone_is_made_again(tmp_path: Path) -> None:
+    fail(tmp_path, 555)
+    (tmp_path / "out" / "chunk-0-7.bin").unlink()
+    (tmp_path / "out" / "chunk-0-9.bin").write_bytes(b"short")
+    attempt(FailsAt(tmp_path, None))
     assert read(tmp_path / "out") == list(range(800))
+
+
+def test_an_interrupted_job_can_be_given_up(tmp_path: Path) -> None:
+    fail(tmp_path, 555)
+    attempt(FailsAt(tmp_path, None), range(30), use_checkpoint=False, mode="overwrite")
+    assert read(tmp_path / "out") == list(range(30))
+    assert not (tmp_path / "out" / ".checkpoints").exists()
+
+
+def test_skipped_inputs_of_an_earlier_attempt_are_in_the_summary(tmp_path: Path) -> None:
+    mark = tmp_path / "failed"
+
+    def fn(index: int) -> int:
+        if index == 555 and not mark.exists():
+            mark.touch()
+            raise KeyboardInterrupt
+        if index % 100 == 50:
+            raise LookupError(index)
+        return index
+
+    job: dict[str, Any] = {
+        "chunk_size": 10,
+        "num_workers": 1,
+        "use_checkpoint": True,
+        "on_error": "skip",
+        "verbose": False,
+    }
+    with pytest.raises(OptimizeError, match="KeyboardInterrupt"):
+        optimize(fn, range(800), tmp_path / "out", **job)
+    summary = optimize(fn, range(800), tmp_path / "out", **job)
+    assert [each.index for each in summary.skipped] == list(range(50, 800, 100))
+    assert [each.error for each in summary.skipped][:2] == ["LookupError: 50", "LookupError: 150"]
+    assert summary.samples == 792
 
 
 def test_append_with_a_checkpoint(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from aiolit.format.serializers import SerializerRegistry
 from aiolit.processing.functions import optimize
 
 ROOT = Path(__file__).parents[2]
+RANGE = re.compile(r"not finished inputs? (\d+)(?: to (\d+))? \((.*?)\)")
 
 
 def workers() -> list[str]:
@@ -74,10 +76,29 @@ def test_a_killed_worker_is_an_error_that_names_its_inputs(
             keep_data_ordered=ordered,
             verbose=False,
         )
-    words = str(caught.value).partition("not finished inputs ")[2].split()
-    assert int(words[0]) <= 300 <= int(words[2].rstrip(":"))
+    first, last, shown = RANGE.search(str(caught.value)).groups()  # type: ignore[union-attr]
+    assert int(first) <= 300 <= int(last or first)
+    assert shown.split(", ")[0] == first
+    assert shown.split(", ")[-1] == (last or first)
     assert list(tmp_path.rglob("*.*")) == []
     assert workers() == []
+
+
+def test_the_inputs_of_a_killed_worker_are_shown(tmp_path: Path) -> None:
+    def dies_over(path: str) -> str:
+        if path == "c.jpg":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return path
+
+    with pytest.raises(WorkerDiedError, match=r"not finished input 2 \('c.jpg'\)\. If it was"):
+        optimize(
+            dies_over,
+            ["a.jpg", "b.jpg", "c.jpg", "d.jpg"],
+            tmp_path / "out",
+            chunk_size=1,
+            num_workers=1,
+            verbose=False,
+        )
 
 
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as they come"])
@@ -156,14 +177,14 @@ def test_the_last_words_of_a_failing_worker_are_heard(tmp_path: Path) -> None:
 
 
 JOB = """
-    import os, sys, time
+    import os, signal, sys
     import aiolit.processing.functions as ld
 
     def fn(index):
         if index == 210:
             os.write(1, b"working\\n")
-        if index > 210:
-            time.sleep(0.02)
+            while True:
+                signal.pause()
         return index
 
     print("begin", flush=True)
