@@ -6,6 +6,7 @@ import json
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 NAMEDTUPLE = "collections.namedtuple"
@@ -193,6 +194,7 @@ MAPPING_TYPES = (dict, OrderedDict, defaultdict)
 NODE_TYPES: dict[type[Any], NodeType] = {node.cls: node for node in _BUILT_IN}
 _BY_NAME: dict[str, NodeType] = {node.name: node for node in _BUILT_IN}
 _NAMEDTUPLES: dict[str, NodeType] = {}
+_REGISTRATIONS: list[partial[None]] = []
 
 
 def is_namedtuple(value: Any) -> bool:
@@ -243,7 +245,8 @@ def register_namedtuple(cls: type[Any], serialized_type_name: str | None = None)
         load=load,
         label=lambda context, i: f".{fields[i]}",
     )
-    _register(node, name, _NAMEDTUPLES)
+    if _register(node, name, _NAMEDTUPLES):
+        _REGISTRATIONS.append(partial(register_namedtuple, cls, serialized_type_name))
 
 
 def register_node(
@@ -281,15 +284,34 @@ def register_node(
         load=lambda stored, count: from_dumpable(stored),
         label=_index_label,
     )
-    _register(node, name, _BY_NAME)
+    if _register(node, name, _BY_NAME):
+        again = partial(
+            register_node,
+            cls,
+            flatten_fn,
+            unflatten_fn,
+            serialized_type_name=serialized_type_name,
+            to_dumpable_context=to_dumpable_context,
+            from_dumpable_context=from_dumpable_context,
+        )
+        _REGISTRATIONS.append(again)
 
 
-def _register(node: NodeType, name: str, names: dict[str, NodeType]) -> None:
+def registrations() -> list[partial[None]]:
+    """Return calls that do in another process what was registered in this one, in that order.
+
+    The first argument of each is the class.
+    """
+    return list(_REGISTRATIONS)
+
+
+def _register(node: NodeType, name: str, names: dict[str, NodeType]) -> bool:
     if node.cls in NODE_TYPES:
         if names.get(name) is not None and names[name].cls is node.cls:
-            return  # registering the same class again is what a re-imported script does
+            return False  # registering the same class again is what a re-imported script does
         raise ValueError(f"{node.cls!r} is already registered")
     if name in _BY_NAME or name in _NAMEDTUPLES or name == NAMEDTUPLE:
         raise ValueError(f"the name {name!r} is already taken")
     NODE_TYPES[node.cls] = node
     names[name] = node
+    return True

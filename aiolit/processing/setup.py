@@ -32,6 +32,7 @@ class Setup:
         skip_errors: Whether an exception in ``fn`` skips the input.
         concurrency: Items in flight where ``fn`` is async.
         wants_last: Whether ``fn`` is told if an input is the last of its run.
+        containers: Pickled calls that register the user's containers of samples.
     """
 
     fn: Callable[..., Any]
@@ -42,6 +43,7 @@ class Setup:
     skip_errors: bool = False
     concurrency: int = 64
     wants_last: bool = False
+    containers: tuple[bytes, ...] = ()
 
     def call(self, value: Any, *, is_last: bool) -> Any:
         """Call the function with an input."""

@@ -17,8 +17,9 @@ from typing import Any
 import cloudpickle
 
 from aiolit.errors import ConfigError
+from aiolit.format.tree_nodes import registrations
 
-__all__ = ["home_modules", "pickle_function", "pickle_inputs"]
+__all__ = ["home_modules", "pickle_containers", "pickle_function", "pickle_inputs"]
 
 
 def home_modules(fn: object) -> list[ModuleType]:
@@ -119,3 +120,22 @@ def pickle_inputs(inputs: object, modules: list[ModuleType], *, first: int) -> b
         raise ConfigError(
             f"the inputs from index {first} on cannot be sent to worker processes: {error}"
         ) from error
+
+
+def pickle_containers() -> tuple[bytes, ...]:
+    """Pickle what was registered here as containers of samples, for workers to do the same.
+
+    Raises:
+        ConfigError: A class, or a function it was registered with, cannot be pickled.
+    """
+    pickled = []
+    for register in registrations():
+        try:
+            with _by_value(home_modules(register)):
+                pickled.append(bytes(cloudpickle.dumps(register)))
+        except Exception as error:
+            raise ConfigError(
+                f"{register.args[0]!r} is registered as a container of samples, but cannot be sent "
+                f"to worker processes: {error}"
+            ) from error
+    return tuple(pickled)

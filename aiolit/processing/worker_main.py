@@ -27,6 +27,8 @@ def serve(channel: Channel, setup_data: bytes, number: int) -> None:
 def _serve(channel: Channel, setup_data: bytes, number: int) -> None:
     try:
         setup: Setup = pickle.loads(setup_data)
+        for register in setup.containers:
+            pickle.loads(register)()
         if (start := getattr(setup.fn, "_aiolit_start", None)) is not None:
             start(number)
         kind = AsyncWorker if is_async_function(setup.fn) else Worker
