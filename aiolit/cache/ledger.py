@@ -249,6 +249,11 @@ class Ledger:
             )
             return [path for (path,) in rows]
 
+    def total(self) -> int:
+        """Return the bytes on disk of all entered files."""
+        with self._transaction() as book:
+            return int(book.execute("SELECT total(nbytes) FROM files").fetchone()[0])
+
     def paths(self) -> dict[str, int]:
         """Return every entered file and its bytes on disk."""
         with self._transaction() as book:

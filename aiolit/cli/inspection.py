@@ -5,18 +5,16 @@ from __future__ import annotations
 import argparse
 import reprlib
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from aiolit.cli.arguments import storage_options
 from aiolit.cli.console import Console, columns
 from aiolit.cli.reading import fetch_index
-from aiolit.errors import ConfigError, DatasetError, IndexFormatError, MissingDependencyError
-from aiolit.format.dataset_info import Index, is_mds, loader_name
-from aiolit.format.dtypes import TORCH_DTYPE_NAMES, numpy_dtype
-from aiolit.format.loader import TokensLoader, default_loader
-from aiolit.format.serializers.registry import SerializerRegistry
-from aiolit.format.tree import TreeSpec, flatten
+from aiolit.errors import ConfigError, DatasetError, MissingDependencyError
+from aiolit.format.dataset_info import Index, loader_name
+from aiolit.format.description import describe_index
+from aiolit.format.loader import TokensLoader
+from aiolit.format.tree import flatten
 from aiolit.runtime.portal import portal
 from aiolit.streaming.dataset import StreamingDataset
 from aiolit.streaming.resolver import resolve
@@ -32,7 +30,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     options = storage_options(args.storage_option)
     session = storage_options(args.session_option)
     index = portal().call(fetch_index, url, options, session)
-    figures = describe(url, index)
+    figures = describe_index(url, index)
     if not args.no_sample and index.chunks:
         count = figures["samples"]
         if count is not None and args.sample >= count:
@@ -43,70 +41,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
             figures["sample"] = {"index": args.sample, "not_shown": str(error)}
     console.result(figures, _lines(figures))
     return 0
-
-
-def describe(url: str, index: Index) -> dict[str, Any]:
-    """Say what an index says, as JSON-able values."""
-    config, chunks = index.config, index.chunks
-    with_checksums = sum(
-        chunk.checksum_items is not None or chunk.checksum_bytes is not None for chunk in chunks
-    )
-    encryption = config.encryption
-    found: dict[str, Any] = {
-        "url": url,
-        "samples": _count_samples(url, index),
-        "items": sum(chunk.num_items for chunk in chunks),
-        "chunks": len(chunks),
-        "bytes": sum(chunk.nbytes for chunk in chunks),
-        "loader": "MosaicML MDS" if is_mds(config) else loader_name(config),
-        "compression": config.compression,
-        "compression_level": config.compression_level,
-        "encryption": None
-        if encryption is None
-        else {"algorithm": encryption.algorithm, "level": encryption.level},
-        "chunks_with_checksums": with_checksums,
-        "leaves": _leaves(url, index),
-    }
-    if loader_name(config) == "TokensLoader":
-        found["tokens"] = sum(chunk.dim or 0 for chunk in chunks)
-    return found
-
-
-def _count_samples(url: str, index: Index) -> int | None:
-    """Count the samples; None where that depends on how they are read."""
-    registry = SerializerRegistry(None, allow_pickle=False)
-    try:
-        bound = default_loader(index.config, source=url).bind(index, registry=registry, source=url)
-    except (ConfigError, DatasetError, MissingDependencyError):
-        return None
-    return sum(bound.num_samples(chunk) for chunk in index.chunks)
-
-
-def _leaves(url: str, index: Index) -> list[dict[str, str]]:
-    formats = index.config.data_format
-    paths: tuple[str, ...] = ()
-    if index.config.data_spec is not None:
-        # A container type may be registered only where it was written.
-        with suppress(IndexFormatError):
-            paths = TreeSpec.from_json(index.config.data_spec, source=url).leaf_paths()
-    if len(paths) != len(formats):
-        paths = tuple(f"leaf {number}" for number in range(len(formats)))
-    return [
-        {"path": path, "format": name, "means": _meaning(name)}
-        for path, name in zip(paths, formats, strict=True)
-    ]
-
-
-def _meaning(name: str) -> str:
-    """Say what the format of a one-dimensional leaf holds."""
-    kind, _, number = name.partition(":")
-    if not number.isdecimal() or not kind.startswith("no_header"):
-        return ""
-    if kind == "no_header_numpy":
-        dtype = numpy_dtype(int(number))
-        return "" if dtype is None else f"array of {dtype}"
-    known = int(number) < len(TORCH_DTYPE_NAMES)
-    return f"tensor of {TORCH_DTYPE_NAMES[int(number)]}" if known else ""
 
 
 def _sample(args: argparse.Namespace, index: Index) -> list[dict[str, Any]]:

@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_convert(commands)
     add_index(commands)
     _add_inspect(commands)
+    _add_view(commands)
     _add_verify(commands)
     _add_copy(commands)
     _add_merge(commands)
@@ -65,6 +66,36 @@ aiolit inspect my-data --sample 1000 --json
     parser.add_argument("--sample", type=whole(0), default=0, metavar="N", help="show this one")
     parser.add_argument("--no-sample", action="store_true", help="show no sample")
     add_reading(parser)
+    add_store(parser)
+
+
+def _add_view(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "view",
+        "viewing",
+        "Browse a data set in the web browser. Samples are read by range, as they are looked at.",
+        examples="""
+aiolit view s3://my-bucket/my-data --open
+aiolit view ./photos --raw
+""",
+    )
+    parser.add_argument("url", metavar="URL", help="a folder or a URL")
+    parser.add_argument("--raw", action="store_true", help="show the files themselves")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=whole(0), default=0, help="by default a free one")
+    parser.add_argument("--block-size", type=whole(1), metavar="N", help="tokens in a sample")
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="load pickled leaves, which can run any code that is in the data",
+    )
+    parser.add_argument(
+        "--cache-dir",
+        metavar="D",
+        help="use, and fill, this chunk cache; by default nothing is written",
+    )
     add_store(parser)
 
 

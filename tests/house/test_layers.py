@@ -24,6 +24,7 @@ LAYERS = {
     "debugger": 5,
     "testing": 5,
     "utilities": 5,
+    "viewer": 5,
     "__main__": 6,
 }
 # Neighbours on one layer that may know each other; every other pair may not.
@@ -32,6 +33,7 @@ NEIGHBOURS = {
     ("options", "units"),
     ("units", "errors"),
     ("cli", "testing"),
+    ("cli", "viewer"),
     # Raw files are dealt, shown and resumed by the epochs of streaming, which knows nothing of raw.
     ("raw", "streaming"),
 }

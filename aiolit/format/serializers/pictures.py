@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from aiolit.errors import ChunkFormatError, SchemaError
@@ -196,6 +197,11 @@ def decode_pil(data: memoryview) -> Image.Image:
 
 def decode_jpeg_array(data: memoryview) -> list[torch.Tensor]:
     """Decode a list of JPEG images."""
+    return [decode_image(file) for file in jpeg_files(data)]
+
+
+def jpeg_files(data: memoryview) -> list[memoryview]:
+    """Cut a stored list of JPEG images into its files."""
     count = int.from_bytes(data[:4], "little")
     start = 4 + 4 * count
     if len(data) < max(4, start):
@@ -205,11 +211,8 @@ def decode_jpeg_array(data: memoryview) -> list[torch.Tensor]:
         raise ChunkFormatError(
             f"a JPEG list of {len(data)} bytes claims {count} images of {sum(sizes)} bytes"
         )
-    images = []
-    for nbytes in sizes:
-        images.append(decode_image(data[start : start + nbytes]))
-        start += nbytes
-    return images
+    ends = accumulate(sizes, initial=start)
+    return [data[lo:hi] for lo, hi in pairwise(ends)]
 
 
 def decode_tiff(data: memoryview) -> Any:

@@ -73,6 +73,11 @@ _BY_NAME: dict[str, LeafKind] = {kind.name: kind for kind in _WRITTEN + _READ_ON
 _FIXED_NBYTES = {"int": 8, "float": 8, "bool": 1}
 
 
+def format_names() -> tuple[str, ...]:
+    """Return the names of the built-in formats, without suffixes."""
+    return tuple(_BY_NAME)
+
+
 def fixed_nbytes(format_name: str) -> int | None:
     """Return how many bytes every leaf of a built-in format has, or None when they differ."""
     return _FIXED_NBYTES.get(format_name)
