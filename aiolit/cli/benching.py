@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
 from aiolit.cli.arguments import storage_options
 from aiolit.cli.console import Console, columns
+from aiolit.cli.probing import probe
 from aiolit.cli.reading import fetch_index
 from aiolit.errors import AiolitError, ConfigError
 from aiolit.format.dataset_info import loader_name
@@ -51,9 +53,13 @@ class Timing:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run the command; see ``parser``."""
     storage, session = storage_options(args.storage_option), storage_options(args.session_option)
-    index = portal().call(fetch_index, resolve(args.url).url, storage, session)
+    url = resolve(args.url).url
+    index = portal().call(fetch_index, url, storage, session)
     if loader_name(index.config) == "TokensLoader" and args.block_size is None:
         raise ConfigError(f"{args.url} holds tokens: say how many make a sample with --block-size")
+    store = portal().call(probe, url, index, storage, session)
+    if store is None:
+        raise ConfigError(f"{args.url} has no chunks: there is nothing to read")
     with ExitStack() as stack:
         folder = args.cache_dir
         if folder is None:
@@ -84,10 +90,22 @@ def run(args: argparse.Namespace, console: Console) -> int:
         "seconds": timing.seconds,
         "samples_per_second": timing.rate,
         "stored_bytes_per_second": timing.rate * stored,
+        "stages": store.as_dict() | _own_stages(stats),
         "stats": stats,
     }
     console.result(figures, _lines(figures))
     return 0
+
+
+def _own_stages(stats: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how many samples a second of a process's own time decodes, and collates."""
+    return {
+        stage: {"samples_per_second": stats["samples"] / seconds if seconds else None}
+        for stage, seconds in (
+            ("decode", stats["decode_seconds"]),
+            ("collate", stats["collate_seconds"]),
+        )
+    }
 
 
 def _time(loader: StreamingDataLoader, batches: int, size: int, samples: int) -> Timing:
@@ -112,16 +130,36 @@ def _time(loader: StreamingDataLoader, batches: int, size: int, samples: int) ->
 
 
 def _lines(figures: dict[str, Any]) -> list[str]:
-    stats = figures["stats"]
+    stats, stages = figures["stats"], figures["stages"]
+    request, transfer = stages["request"], stages["transfer"]
     rows = [
-        ("first batch", f"{figures['first_batch_seconds']:.3f} s"),
-        ("then", f"{figures['samples_per_second']:,.0f} samples/s"),
-        ("", f"{format_size(figures['stored_bytes_per_second'])}/s of stored bytes"),
+        (
+            "request",
+            f"{request['median_ms']:.1f} ms, the slowest of {request['count']} "
+            f"{request['slowest_ms']:.1f} ms",
+        ),
+        (
+            "transfer",
+            f"{format_size(transfer['bytes_per_second'])}/s on {transfer['connections']} "
+            "connections",
+        ),
+        *((stage, _rate(stages[stage])) for stage in ("decode", "collate")),
+        (
+            "loader",
+            f"{figures['samples_per_second']:,.0f} samples/s, "
+            f"{format_size(figures['stored_bytes_per_second'])}/s of stored bytes",
+        ),
+        ("first batch", f"after {figures['first_batch_seconds']:.3f} s"),
         ("fetched", f"{format_size(stats['bytes_fetched'])} in {stats['requests']:,} requests"),
         ("verdict", stats["verdict"]),
     ]
     head = f"{figures['url']}: {figures['batches']:,} batches, {figures['samples']:,} samples, "
     return [f"{head}{figures['seconds']:.2f} s", *columns(rows, indent="  ")]
+
+
+def _rate(stage: Mapping[str, Any]) -> str:
+    rate = stage["samples_per_second"]
+    return "takes no time of its own" if rate is None else f"{rate:,.0f} samples/s in a process"
 
 
 def _as_list(samples: list[Any]) -> list[Any]:

@@ -352,8 +352,14 @@ def test_bench(call: Call, folder: Path) -> None:
     assert 0 < value["first_batch_seconds"] <= value["seconds"]
     assert value["samples_per_second"] > 0
     assert "-bound" in value["stats"]["verdict"]
+    stages = value["stages"]
+    assert list(stages) == ["request", "transfer", "decode", "collate"]
+    assert stages["transfer"]["bytes"] == sum(path.stat().st_size for path in folder.glob("*.bin"))
+    assert 0 < stages["request"]["median_ms"] <= stages["request"]["slowest_ms"]
+    assert stages["decode"]["samples_per_second"] > 0
     found = call("bench", folder, "--batch-size", 50)
     assert "2 batches, 60 samples" in found.out
+    assert "samples/s in a process" in found.out
 
 
 def test_bench_of_samples_that_cannot_be_stacked(call: Call, write_dataset: WriteDataset) -> None:
