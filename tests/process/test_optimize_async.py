@@ -111,6 +111,43 @@ class TestAsyncFunctions:
         )
         assert read(tmp_path / "out") == list(range(160))
 
+    @pytest.mark.parametrize("concurrency", [256, 7, 1])
+    def test_so_many_stay_in_flight(self, concurrency: int, tmp_path: Path) -> None:
+        """An item ends only when the last of those that fit beside it has begun.
+
+        So the job ends at all only if a new item begins whenever one has ended: with 100 ms an
+        item, a worker does ten times ``concurrency`` items a second.
+        """
+        count = 5 * concurrency
+
+        class Window:
+            def __init__(self) -> None:
+                self.begun = self.here = self.most = 0
+                self.changed: asyncio.Condition | None = None
+
+            async def __call__(self, index: int) -> int:
+                changed = self.changed = self.changed or asyncio.Condition()
+                self.begun += 1
+                self.here += 1
+                self.most = max(self.most, self.here)
+                last = min(self.begun + concurrency - 1, count)
+                async with changed:
+                    changed.notify_all()
+                    await changed.wait_for(lambda: self.begun >= last)
+                self.here -= 1
+                return self.most
+
+        optimize(
+            Window(),
+            range(count),
+            tmp_path / "out",
+            chunk_size=500,
+            num_workers=1,
+            concurrency=concurrency,
+            verbose=False,
+        )
+        assert max(read(tmp_path / "out")) == concurrency
+
     @pytest.mark.parametrize("error", [LookupError, asyncio.CancelledError, TimeoutError])
     def test_a_failure_names_its_input(self, error: type[BaseException], tmp_path: Path) -> None:
         async def fails(index: int) -> int:
