@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,16 @@ from aiolit.streaming.state import VERSION
 _AHEAD = 2  # batches that decode threads make ahead
 
 StatsCallback = Callable[[dict[str, Any]], object]
+
+
+@dataclass(slots=True)
+class _Pace:
+    """Where an iteration stands; beside the loader, whose attributes torch checks when they are
+    set."""
+
+    reading: tuple[Run, int] | None = None  # and how many of its batches were handed out
+    waited_s: float = 0.0
+    spent_s: float = 0.0
 
 
 class StreamingDataLoader(DataLoader[Any]):
@@ -115,13 +126,12 @@ class StreamingDataLoader(DataLoader[Any]):
         self._profile = None if profile is None else BatchProfile(*profile)
         self._source = dataset
         self._workers: tuple[Run, DataLoader[Any]] | None = None
-        self._reading: tuple[Run, int] | None = None
         self._live: weakref.ref[Iterator[Any]] | None = None
         # Lightning and Fabric tell the epoch to the sampler, which is otherwise not used.
         self.sampler.set_epoch = partial(_reach_epoch, dataset)  # type: ignore[attr-defined]
         self._past = Counters()  # of workers that are gone; those there are write on the board
         self._board: Board | None = None
-        self._waited_s = self._spent_s = 0.0
+        self._pace = _Pace()
         self._callback: tuple[StatsCallback, float] | None = None
 
     def __len__(self) -> int:
@@ -138,18 +148,18 @@ class StreamingDataLoader(DataLoader[Any]):
             raise TypeError("a loader of an endless data set has no length")
         if self._live is None or self._live() is None:
             return self._plan().num_batches
-        return (self._plan() if self._reading is None else self._reading[0]).whole
+        return (self._plan() if self._pace.reading is None else self._pace.reading[0]).whole
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Iterate the coming epoch, or the rest of one; it begins with the first batch asked
         for."""
-        self._reading, found = None, self._epoch()
+        self._pace.reading, found = None, self._epoch()
         self._live = weakref.ref(found)
         return found
 
     def _epoch(self) -> Iterator[Any]:
         run = self._plan()
-        self._reading = (run, 0)
+        self._pace.reading = (run, 0)
         self._source.position = self._source.next_position(run)
         profile, self._profile = self._profile, None  # the first iteration only
         if profile is not None:
@@ -159,24 +169,25 @@ class StreamingDataLoader(DataLoader[Any]):
         finally:
             if profile is not None:
                 profile.finish()
-        self._reading = self._live = None
+        self._pace.reading = self._live = None
         if self._callback is not None:
             self._callback[0](self.stats())
 
     def _iterate(self, run: Run, profile: BatchProfile | None) -> Iterator[Any]:
-        asked = told = time.perf_counter()
+        pace, asked = self._pace, time.perf_counter()
+        told = asked
         batches = iter(self._open(run))
         if self._device is not None:
             batches = copied_ahead(batches, CudaCopies(self._device))
         for number, batch in enumerate(batches, 1):
             given = time.perf_counter()
-            self._waited_s += given - asked
-            self._reading = (run, number)
+            pace.waited_s += given - asked
+            pace.reading = (run, number)
             if profile is not None:
                 profile.batch(number)
             yield batch
             returned = time.perf_counter()
-            self._spent_s += returned - asked
+            pace.spent_s += returned - asked
             asked = returned
             if self._callback is not None and returned - told >= self._callback[1]:
                 self._callback[0](self.stats())
@@ -197,15 +208,15 @@ class StreamingDataLoader(DataLoader[Any]):
         counters.merge(self._past)
         if self._board is not None:
             self._board.add_to(counters)
-            if self._reading is not None:
-                ready = self._board.made - self._reading[1]
-        verdict = judge(counters, self._waited_s, self._spent_s)
+            if self._pace.reading is not None:
+                ready = self._board.made - self._pace.reading[1]
+        verdict = judge(counters, self._pace.waited_s, self._pace.spent_s)
         whole = {name: type(value) for name, value in Counters().as_dict().items()}
         return {
             **{name: whole[name](value) for name, value in counters.as_dict().items()},
             "batches_ready": max(0, ready),
-            "loop_wait_seconds": self._waited_s,
-            "loop_seconds": self._spent_s,
+            "loop_wait_seconds": self._pace.waited_s,
+            "loop_seconds": self._pace.spent_s,
             "verdict": str(verdict),
         }
 
@@ -228,7 +239,8 @@ class StreamingDataLoader(DataLoader[Any]):
         and workers and with another batch size.
         """
         source = self._source
-        found = source.save() if self._reading is None else source.save_run(*self._reading)
+        reading = self._pace.reading
+        found = source.save() if reading is None else source.save_run(*reading)
         return {"version": VERSION, "dataset": found}
 
     def load_state_dict(self, obj: dict[str, Any]) -> None:
@@ -240,7 +252,7 @@ class StreamingDataLoader(DataLoader[Any]):
         if "dataset" not in obj:
             raise StateError(f"this is no state of a StreamingDataLoader: {obj!r:.200}")
         self._source.load(obj["dataset"])
-        self._reading = self._live = None
+        self._pace.reading = self._live = None
 
     def set_epoch(self, epoch: int) -> None:
         """Begin this epoch next, from its start; a loaded state that is pending goes first."""
