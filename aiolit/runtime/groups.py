@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from aiolit.errors import AiolitError
+
 __all__ = ["leaves", "single_error"]
 
 
@@ -23,7 +25,9 @@ def single_error() -> Iterator[None]:
     """Let one failure leave as itself, and keep the group only when there are several.
 
     A failure that reached a task group twice, from the task and again through the body that
-    awaited it, counts once.
+    awaited it, counts once. Several of aiolit's own errors (requests that fail in the same moment,
+    as they do when a server goes down) leave as the first of them, with a note of the others: who
+    catches ``AiolitError`` must not miss them.
 
     Raises:
         BaseException: The only failure inside the group, with its own cause.
@@ -32,9 +36,10 @@ def single_error() -> Iterator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        failures = leaves(group)
-        if len(failures) != 1:
-            raise
-        only = failures[0]
+        first, *others = leaves(group)
+        if others:
+            if not all(isinstance(error, AiolitError) for error in (first, *others)):
+                raise
+            first.add_note(f"and {len(others)} more failed with it, such as: {others[-1]}")
         # `from` keeps the failure's own cause and hides the group it came out of.
-        raise only from only.__cause__
+        raise first from first.__cause__

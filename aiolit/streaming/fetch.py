@@ -296,7 +296,7 @@ class ChunkFetcher:
         for merged, read in zip(spans, reads, strict=True):
             for member in merged.members:
                 low, high = needed[member]
-                raw[member] = read.result()[0][low - merged.start : high - merged.start]
+                raw[member] = bytes(read.result()[0][low - merged.start : high - merged.start])
         (etag,) = self._one_version(key, {read.result()[1] for read in reads})
         return [
             replace(self._places.place(chunk, start, stop, one), etag=etag)
@@ -306,8 +306,7 @@ class ChunkFetcher:
     async def _fetch_items(self, chunk: ChunkInfo, start: int, place: Place) -> Items:
         """Fetch a few items, from item ``start`` on, into memory."""
         key = stored_name(chunk, self._index.config)
-        found, _ = await self._read(key, place.base, place.end, place.etag)
-        data = memoryview(found)
+        data, _ = await self._read(key, place.base, place.end, place.etag)
         place.check(data, place.base)
         return Items(data, place.base, start, place.offsets)
 
@@ -415,12 +414,12 @@ class ChunkFetcher:
 
     async def _read(
         self, key: str, start: int, end: int, etag: str | None = None
-    ) -> tuple[bytearray, str | None]:
+    ) -> tuple[memoryview, str | None]:
         """Return bytes of an object, and their version."""
-        out = bytearray(end - start)
+        out = memoryview(bytearray(end - start))
         self._stats.bytes_fetched += end - start
         self._stats.requests += 1
-        return out, await self._store.read_into(key, start, memoryview(out), etag=etag)
+        return out, await self._store.read_into(key, start, out, etag=etag)
 
     def _count(self, *, fetched: bool) -> None:
         if fetched:

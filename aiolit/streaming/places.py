@@ -30,12 +30,21 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where some items lie in a chunk file, and what checks their bytes once they are there."""
+    """Where some items lie in a chunk file, and what checks their bytes once they are there.
+
+    Attributes:
+        base: The first byte.
+        end: One past the last.
+        offsets: Their borders.
+        check: What checks the bytes.
+        etag: The version of the file that says all this, where it was asked.
+    """
 
     base: int
     end: int
     offsets: NDArray[np.int64] | None
     check: Check
+    etag: str | None = None
 
 
 class ChunkPlaces:

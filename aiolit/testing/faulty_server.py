@@ -25,6 +25,7 @@ class Answer:
         body: Instead of the object's bytes.
         after_nbytes: How much of the body is sent before ``then``.
         then: What follows it: "close", "reset" or "stall".
+        cut: Answer a GET with so many of the bytes, and with headers that say so.
         ignore_range: Send the whole object with a 200.
         silent: Send nothing at all before ``then``.
         unread: Leave the request's body unread, so that a large one cannot be sent.
@@ -37,6 +38,7 @@ class Answer:
     body: bytes | None = None
     after_nbytes: int | None = None
     then: str = ""
+    cut: int | None = None
     ignore_range: bool = False
     silent: bool = False
     unread: bool = False
@@ -172,11 +174,13 @@ class FaultyServer:
             elif wanted and not answer.ignore_range:
                 start, _, last = wanted.removeprefix("bytes=").partition("-")
                 body = data[int(start) : int(last) + 1 if last else None]
-                status = 206
+                status, body = 206, body[: answer.cut]
                 end = int(start) + len(body)
                 headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
         if answer.status is not None:
             status, body = answer.status, b""
+        if asked.method != "HEAD":
+            body = body[: answer.cut]
         body = body if answer.body is None else answer.body
         headers |= {"Content-Length": str(len(body)), **answer.headers}
         lines = [f"{name}: {text}\r\n" for name, text in headers.items() if text is not None]
