@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aiolit.format.encryption import Encryption, FernetEncryption, RSAEncryption
     from aiolit.format.loader import ParquetLoader, PyTreeLoader, TokensLoader
     from aiolit.processing.functions import map, merge_datasets, optimize
+    from aiolit.processing.machine import Machine
     from aiolit.processing.parquet_index import index_hf_dataset, index_parquet_dataset
     from aiolit.processing.sentinel import ALL_DONE
     from aiolit.processing.walking import walk
@@ -40,6 +41,7 @@ _HOME = {
     "FernetEncryption": "aiolit.format.encryption",
     "index_hf_dataset": "aiolit.processing.parquet_index",
     "index_parquet_dataset": "aiolit.processing.parquet_index",
+    "Machine": "aiolit.processing.machine",
     "map": "aiolit.processing.functions",
     "merge_datasets": "aiolit.processing.functions",
     "optimize": "aiolit.processing.functions",
@@ -67,6 +69,7 @@ __all__ = [
     "FernetEncryption",
     "index_hf_dataset",
     "index_parquet_dataset",
+    "Machine",
     "map",
     "merge_datasets",
     "optimize",

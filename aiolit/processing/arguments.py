@@ -26,11 +26,15 @@ from aiolit.options import (
     parse_start_method,
     positive,
 )
+from aiolit.processing.machine import Machine
 from aiolit.processing.map_call import Wants, inspect_map_function
+from aiolit.processing.nodes import Downloads, Nodes
 from aiolit.processing.writer import Layout
 from aiolit.store.connections import expand
 
 __all__ = ["MapArguments", "OptimizeArguments", "OutputArguments", "WorkArguments"]
+
+_DOWNLOADERS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +149,32 @@ class WorkArguments:
             verbose=bool(self.verbose),
         )
 
+    def nodes(self) -> Nodes | None:
+        """Return how the job is spread over the machines of a cluster; None: it is not."""
+        count = check_nodes(self.num_nodes, self.machine)
+        if count is None:
+            return None
+        num_workers = None
+        if self.num_workers is not None:
+            num_workers = choose_num_workers(self.num_workers, cpus=1)
+        return Nodes(
+            num_nodes=count,
+            machine=self.machine or Machine(cpus=num_workers or 1),
+            num_workers=num_workers,
+            most_workers=None if self.machine is None else self.machine.cpus,
+            downloads=self.downloads(),
+        )
+
+    def downloads(self) -> Downloads:
+        """Return how remote files that inputs name are downloaded."""
+        place = self.input_dir
+        return Downloads(
+            input_dir=None if place is None else expand(parse_place(place, name="input_dir")),
+            num_downloaders=self.num_downloaders or _DOWNLOADERS,
+            storage_options=self.storage_options,
+            session_options=self.session_options,
+        )
+
     def limit(self) -> int | None:
         """Return how many inputs are taken, or None for all."""
         return parse_fast_dev_run(self.fast_dev_run)
@@ -225,16 +255,19 @@ def check_function(fn: object, name: str, num_arguments: int) -> None:
         ) from error
 
 
-def check_nodes(num_nodes: object, machine: object) -> None:
-    """Refuse several machines.
+def check_nodes(num_nodes: object, machine: object) -> int | None:
+    """Return the number of nodes of a cluster, or None for this machine alone.
 
     Raises:
-        ConfigError: ``num_nodes`` is more than one, or a machine is named.
+        ConfigError: ``num_nodes`` is no number, or ``machine`` no `Machine`.
     """
-    if num_nodes is not None and positive(num_nodes, name="num_nodes") > 1:
-        raise ConfigError(f"num_nodes={num_nodes}: this version of aiolit writes from one machine")
-    if machine is not None:
-        raise ConfigError(f"machine={machine!r}: this version of aiolit starts no machines")
+    count = 1 if num_nodes is None else positive(num_nodes, name="num_nodes")
+    if machine is not None and not isinstance(machine, Machine):
+        raise ConfigError(
+            f"machine must be a Machine, such as Machine.DATA_PREP or Machine(cpus=8), not "
+            f"{machine!r}"
+        )
+    return None if count == 1 and machine is None else count
 
 
 def check_manifest(manifest: object) -> None:

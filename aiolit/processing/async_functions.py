@@ -20,12 +20,12 @@ from aiolit.format.serializers import Serializer, SerializerRegistry
 from aiolit.processing.arguments import MapArguments, OptimizeArguments, OutputArguments
 from aiolit.processing.failure import plain_errors
 from aiolit.processing.functions import pickle_warning
-from aiolit.processing.job import run_optimize
 from aiolit.processing.key_order import reorder
-from aiolit.processing.mapping import run_map
+from aiolit.processing.machine import Machine
 from aiolit.processing.merge import check_merge, merge
 from aiolit.processing.planning import plan_map, plan_optimize
 from aiolit.processing.protocol import Bytes, Schema
+from aiolit.processing.runners import run_map_plan, run_optimize_plan
 from aiolit.processing.summary import MapSummary, Summary
 from aiolit.processing.walking import open_walk as walk
 from aiolit.processing.writer import DatasetWriter, open_writer
@@ -53,7 +53,7 @@ async def optimize(
     num_workers: int | None = None,
     fast_dev_run: bool | int = False,
     num_nodes: int | None = None,
-    machine: Any = None,
+    machine: Machine | None = None,
     num_downloaders: int | None = None,
     num_uploaders: int | None = None,
     reorder_files: bool = True,
@@ -119,7 +119,7 @@ async def optimize(
     )
     plan = plan_optimize(arguments, on_loop=True)
     with plain_errors():
-        summary, pickled = await run_optimize(plan.job)
+        summary, pickled = await run_optimize_plan(plan)
     if pickled:
         warnings.warn(pickle_warning(pickled), stacklevel=2)
     return summary
@@ -134,7 +134,7 @@ async def map(
     num_workers: int | None = None,
     fast_dev_run: bool | int = False,
     num_nodes: int | None = None,
-    machine: Any = None,
+    machine: Machine | None = None,
     num_downloaders: int | None = None,
     num_uploaders: int | None = None,
     reorder_files: bool = True,
@@ -190,7 +190,7 @@ async def map(
     )
     plan = plan_map(arguments, on_loop=True)
     with plain_errors():
-        return await run_map(plan.job)
+        return await run_map_plan(plan)
 
 
 async def merge_datasets(

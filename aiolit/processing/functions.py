@@ -13,10 +13,12 @@ from aiolit.format.loader import ItemLoader
 from aiolit.format.serializers import Serializer
 from aiolit.processing.arguments import MapArguments, OptimizeArguments
 from aiolit.processing.failure import plain_errors
-from aiolit.processing.job import OptimizeJob, run_optimize
-from aiolit.processing.mapping import MapJob, run_map
+from aiolit.processing.job import OptimizeJob
+from aiolit.processing.machine import Machine
+from aiolit.processing.mapping import MapJob
 from aiolit.processing.merge import check_merge, merge
 from aiolit.processing.planning import Plan, plan_map, plan_optimize
+from aiolit.processing.runners import run_map_plan, run_optimize_plan
 from aiolit.processing.summary import MapSummary, Summary
 from aiolit.processing.walking import walk
 from aiolit.runtime.groups import single_error
@@ -45,7 +47,7 @@ def optimize(
     num_workers: int | None = None,
     fast_dev_run: bool | int = False,
     num_nodes: int | None = None,
-    machine: Any = None,
+    machine: Machine | None = None,
     num_downloaders: int | None = None,
     num_uploaders: int | None = None,
     reorder_files: bool = True,
@@ -93,8 +95,8 @@ def optimize(
         encryption: Encrypts every sample, or every chunk.
         num_workers: Worker processes; by default one for every usable CPU.
         fast_dev_run: True takes the first 10 inputs only, a number as many.
-        num_nodes: 1 or None.
-        machine: None.
+        num_nodes: Machines of a Ray cluster to work on (``aiolit[ray]``); None for this one alone.
+        machine: What to reserve on each of them: a `Machine`.
         num_downloaders: Files of ``input_dir`` downloaded at once.
         num_uploaders: Chunks stored at once, about.
         reorder_files: Accepted; inputs are handed to whichever worker is free.
@@ -170,7 +172,7 @@ def optimize(
         concurrency=concurrency,
         timeout=timeout,
     )
-    summary, pickled = _run(run_optimize, plan_optimize(arguments, on_loop=False))
+    summary, pickled = _run(run_optimize_plan, plan_optimize(arguments, on_loop=False))
     if pickled:
         warnings.warn(pickle_warning(pickled), stacklevel=2)
     return summary
@@ -185,7 +187,7 @@ def map(
     num_workers: int | None = None,
     fast_dev_run: bool | int = False,
     num_nodes: int | None = None,
-    machine: Any = None,
+    machine: Machine | None = None,
     num_downloaders: int | None = None,
     num_uploaders: int | None = None,
     reorder_files: bool = True,
@@ -222,8 +224,8 @@ def map(
         weights: As for `optimize`.
         num_workers: Worker processes; by default one for every usable CPU.
         fast_dev_run: True takes the first 10 inputs only, a number as many.
-        num_nodes: 1 or None.
-        machine: None.
+        num_nodes: Machines of a Ray cluster to work on (``aiolit[ray]``); None for this one alone.
+        machine: What to reserve on each of them: a `Machine`.
         num_downloaders: As for `optimize`.
         num_uploaders: Files stored at once.
         reorder_files: Accepted; inputs are handed to whichever worker is free.
@@ -288,7 +290,7 @@ def map(
         concurrency=concurrency,
         timeout=timeout,
     )
-    return _run(run_map, plan_map(arguments, on_loop=False))
+    return _run(run_map_plan, plan_map(arguments, on_loop=False))
 
 
 def merge_datasets(
@@ -334,7 +336,7 @@ def pickle_warning(leaves: tuple[str, ...]) -> str:
     )
 
 
-def _run(run: Callable[[Job], Coroutine[Any, Any, T]], plan: Plan[Job]) -> T:
+def _run(run: Callable[[Plan[Job]], Coroutine[Any, Any, T]], plan: Plan[Job]) -> T:
     """Run a job on the portal and wait.
 
     Inputs that are no list are pulled in this thread: the user's iterator may be tied to the thread
@@ -343,8 +345,8 @@ def _run(run: Callable[[Job], Coroutine[Any, Any, T]], plan: Plan[Job]) -> T:
     gate = portal()
     with plain_errors():
         if plan.pulled is None or plan.feed is None:
-            return gate.call(run, plan.job)
-        with gate.wrap_async_context_manager(_running(run, plan.job)) as task:
+            return gate.call(run, plan)
+        with gate.wrap_async_context_manager(_running(run, plan)) as task:
             for block in plan.pulled:
                 if not gate.call(plan.feed.put, block):
                     break
@@ -354,8 +356,8 @@ def _run(run: Callable[[Job], Coroutine[Any, Any, T]], plan: Plan[Job]) -> T:
 
 @asynccontextmanager
 async def _running(
-    run: Callable[[Job], Coroutine[Any, Any, T]], job: Job
+    run: Callable[[Plan[Job]], Coroutine[Any, Any, T]], plan: Plan[Job]
 ) -> AsyncIterator[asyncio.Task[T]]:
     with single_error():
         async with asyncio.TaskGroup() as group:
-            yield group.create_task(run(job))
+            yield group.create_task(run(plan))

@@ -37,6 +37,7 @@ __all__ = [
     "closing_source",
     "run_optimize",
     "sample_sink",
+    "with_earlier",
     "work_through",
     "worker_setup",
 ]
@@ -63,6 +64,7 @@ class OptimizeJob:
     serializers: Mapping[str, Serializer] | None = None
     read: Callable[[Any], Any] | None = None
     weights: NDArray[np.float64] | None = None
+    containers: tuple[bytes, ...] = ()
 
 
 @asynccontextmanager
@@ -209,7 +211,7 @@ def sample_sink(writer: DatasetWriter) -> Sink:
     return write
 
 
-def _with_earlier(skipped: list[SkippedInput], progress: Progress | None) -> list[SkippedInput]:
+def with_earlier(skipped: list[SkippedInput], progress: Progress | None) -> list[SkippedInput]:
     """Add the inputs that earlier attempts have skipped for good."""
     records = () if progress is None else progress.records
     earlier = [SkippedInput(*each) for record in records for each in record.skipped]
@@ -226,6 +228,7 @@ def worker_setup(job: OptimizeJob) -> Setup:
         read=job.read,
         skip_errors=job.work.on_error != "raise",
         concurrency=job.work.concurrency,
+        containers=job.containers,
     )
 
 
@@ -266,6 +269,6 @@ async def run_optimize(job: OptimizeJob) -> tuple[Summary, tuple[str, ...]]:
         nbytes=writer.written.nbytes,
         inputs=report.inputs,
         seconds=perf_counter() - started,
-        skipped=tuple(_with_earlier(report.skipped, writer.progress)),
+        skipped=tuple(with_earlier(report.skipped, writer.progress)),
     )
     return summary, () if schema is None else schema.pickled

@@ -21,7 +21,7 @@ from aiolit.store.base import Store
 from aiolit.store.local import LocalStore
 from aiolit.store.threads import run_in_thread
 
-__all__ = ["FinishedInputs", "Uploads"]
+__all__ = ["FileOwners", "FinishedInputs", "Uploads"]
 
 # Inputs whose files wait to be stored, for each upload at work, before workers wait.
 _AHEAD = 4
@@ -45,6 +45,31 @@ class _Share:
     made: dict[int, Made] = field(default_factory=dict)
     storing: int = 0
     ended: bool = False
+
+
+class FileOwners:
+    """Which input wrote which file: two inputs may not write one of the same name."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, int] = {}
+
+    def claim(self, made: Made) -> None:
+        """Take note of the files of an input.
+
+        Raises:
+            OptimizeError: Another input has written one of that name.
+            ConfigError: The name is not free for users.
+        """
+        for name, _ in made.files:
+            if name.partition("/")[0] == FOLDER:
+                raise ConfigError(f"input {made.index} wrote {name!r}, a name aiolit needs itself")
+            owner = self._owners.setdefault(name, made.index)
+            if owner != made.index:
+                first, second = sorted((owner, made.index))
+                raise OptimizeError(
+                    f"inputs {first} and {second} both wrote {name!r}, of which only one can be "
+                    "kept; give the files of different inputs different names"
+                )
 
 
 class Uploads:
@@ -78,10 +103,10 @@ class Uploads:
         self._whole_shares = whole_shares
         self._shares: dict[int, _Share] = {}
         self.made: dict[int, Made] = {}
-        self._owners: dict[str, int] = {}
+        self._owners = FileOwners()
         for made in () if journal is None else journal.made:
             self.made[made.index] = made
-            self._owners.update((name, made.index) for name, _ in made.files)
+            self._owners.claim(made)
 
     async def take(self, arrival: Arrival, piece: Piece) -> None:
         """Begin to store the files of the inputs in a piece; waits while many are waiting.
@@ -99,7 +124,7 @@ class Uploads:
             wrote = json.loads(bytes(piece.data[start:stop]))
             start = stop
             made = Made(arrival.first + offset, tuple(map(tuple, wrote["files"])))
-            self._claim(made)
+            self._owners.claim(made)
             await self._ahead.acquire()
             share.storing += 1
             self._group.create_task(self._store_files(share, made, Path(wrote["folder"])))
@@ -107,18 +132,6 @@ class Uploads:
             share.ended = True
             del self._shares[meta.run]
             await self._settle(share)
-
-    def _claim(self, made: Made) -> None:
-        for name, _ in made.files:
-            if name.partition("/")[0] == FOLDER:
-                raise ConfigError(f"input {made.index} wrote {name!r}, a name aiolit needs itself")
-            owner = self._owners.setdefault(name, made.index)
-            if owner != made.index:
-                first, second = sorted((owner, made.index))
-                raise OptimizeError(
-                    f"inputs {first} and {second} both wrote {name!r}, of which only one can be "
-                    "kept; give the files of different inputs different names"
-                )
 
     async def _store_files(self, share: _Share, made: Made, folder: Path) -> None:
         try:

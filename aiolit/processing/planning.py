@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aiolit.options import WorkOptions, parse_place
+from aiolit.errors import ConfigError
+from aiolit.options import WorkOptions
 from aiolit.processing.arguments import MapArguments, OptimizeArguments, WorkArguments
-from aiolit.processing.downloads import DownloadingSource
 from aiolit.processing.input_digest import CheckedSource
 from aiolit.processing.input_kinds import Pulled, as_source, prepare_items
 from aiolit.processing.job import OptimizeJob
 from aiolit.processing.mapping import MapJob
-from aiolit.processing.sources import Batched, FeedSource, InputSource, Limited, Timed
+from aiolit.processing.nodes import Nodes
+from aiolit.processing.shipping import pickle_containers
+from aiolit.processing.sources import (
+    Batched,
+    FeedSource,
+    InputSource,
+    Limited,
+    SequenceSource,
+    Timed,
+)
 from aiolit.processing.weights import check_weights
-from aiolit.store.connections import expand
 
 __all__ = ["Plan", "plan_map", "plan_optimize"]
 
 
 Job = TypeVar("Job", OptimizeJob, MapJob)
-
-_DOWNLOADERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +41,13 @@ class Plan(Generic[Job]):
         job: The job.
         feed: Where inputs are brought, or None.
         pulled: The blocks of inputs to bring, or None.
+        nodes: How the job is spread over machines; None: it runs on this one.
     """
 
     job: Job
     feed: FeedSource | None
     pulled: Pulled | None
+    nodes: Nodes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,7 @@ class _Inputs:
     feed: FeedSource | None
     pulled: Pulled | None
     weights: NDArray[np.float64] | None
+    nodes: Nodes | None
 
 
 def _plan_inputs(
@@ -69,16 +78,13 @@ def _plan_inputs(
     if use_checkpoint:
         # Below the downloads: the names of local copies differ from attempt to attempt.
         source = checked = CheckedSource(source)
-    source = DownloadingSource(
-        source,
-        input_dir=None
-        if arguments.input_dir is None
-        else expand(parse_place(arguments.input_dir, name="input_dir")),
-        num_downloaders=arguments.num_downloaders or _DOWNLOADERS,
-        storage_options=arguments.storage_options,
-        session_options=arguments.session_options,
-    )
-    return _Inputs(source, checked, base if isinstance(base, FeedSource) else None, pulled, weights)
+    nodes = arguments.nodes()
+    if nodes is None:
+        source = arguments.downloads().of(source)
+    else:
+        nodes = replace(nodes, is_list=isinstance(base, SequenceSource))
+    feed = base if isinstance(base, FeedSource) else None
+    return _Inputs(source, checked, feed, pulled, weights, nodes)
 
 
 def plan_optimize(arguments: OptimizeArguments, *, on_loop: bool) -> Plan[OptimizeJob]:
@@ -90,6 +96,10 @@ def plan_optimize(arguments: OptimizeArguments, *, on_loop: bool) -> Plan[Optimi
     arguments.check()
     layout, output, work = arguments.layout(), arguments.output(), arguments.work()
     inputs = _plan_inputs(arguments, work, on_loop=on_loop, use_checkpoint=output.use_checkpoint)
+    if inputs.nodes is not None and work.ordered and not inputs.nodes.is_list:
+        raise ConfigError(
+            "several nodes keep the order of a list only; pass a list, or keep_data_ordered=False"
+        )
     job = OptimizeJob(
         fn=arguments.fn,
         source=inputs.source,
@@ -99,9 +109,10 @@ def plan_optimize(arguments: OptimizeArguments, *, on_loop: bool) -> Plan[Optimi
         work=work,
         serializers=arguments.serializers,
         read=arguments.read(),
+        containers=pickle_containers(),
         weights=inputs.weights,
     )
-    return Plan(job, inputs.feed, inputs.pulled)
+    return Plan(job, inputs.feed, inputs.pulled, inputs.nodes)
 
 
 def plan_map(arguments: MapArguments, *, on_loop: bool) -> Plan[MapJob]:
@@ -125,4 +136,4 @@ def plan_map(arguments: MapArguments, *, on_loop: bool) -> Plan[MapJob]:
         read=arguments.read(),
         weights=inputs.weights,
     )
-    return Plan(job, inputs.feed, inputs.pulled)
+    return Plan(job, inputs.feed, inputs.pulled, inputs.nodes)

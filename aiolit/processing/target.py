@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Container, Coroutine, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -35,10 +35,10 @@ from aiolit.store.base import Store
 from aiolit.store.local import LocalStore
 from aiolit.store.threads import run_in_thread
 
-__all__ = ["INDEX_KEY", "Target", "check_same_schema", "read_index"]
+__all__ = ["INDEX_KEY", "Target", "check_same_schema", "next_number", "read_index"]
 
 INDEX_KEY = "index.json"
-_NUMBER = re.compile(r"chunk-\d+-(\d+)\b.*\.bin")
+_NUMBER = re.compile(r"chunk-(\d+)-(\d+)\b.*\.bin")
 _LOG = logging.getLogger("aiolit")
 _DELETES = 16
 
@@ -137,8 +137,7 @@ class Target:
                 f"{self.store.url} holds a data set already; choose another output_dir, or "
                 "mode='append' to add to it or mode='overwrite' to replace it"
             )
-        numbers = [int(match[1]) for chunk in self.old.chunks if (match := _match(chunk))]
-        self.first_number = max(numbers, default=-1) + 1
+        self.first_number = next_number(self.old.chunks)
         if self.mode == "append" and self.old.chunks:
             self._check_append(self.old.config)
 
@@ -284,22 +283,34 @@ class Target:
         wanted = {chunk.filename for chunk in index.chunks}
         old = self.old.chunks if self.old is not None else ()
         unwanted = [chunk.filename for chunk in old if chunk.filename not in wanted]
-        await self._delete(unwanted)
+        await self.remove(unwanted)
         if self.journal:
             await self._forget_checkpoint()
 
     async def _forget_checkpoint(self) -> None:
         keys = await checkpoint_keys(self.store)
-        await self._delete(keys[:-1])
-        await self._delete(keys[-1:])
+        await self.remove(keys[:-1])
+        await self.remove(keys[-1:])
         await remove_folder(self.store)
 
     async def discard(self, written: Iterable[str]) -> None:
         """Remove the chunks of a job that failed; one that keeps a journal keeps them."""
         if not self.journal:
-            await self._delete(written)
+            await self.remove(written)
 
-    async def _delete(self, keys: Iterable[str]) -> None:
+    async def strays(self, ranks: Container[int], first_number: int) -> list[str]:
+        """Return chunks of these nodes, numbered from ``first_number``, that no index has."""
+        known = {chunk.filename for chunk in self.chunks.values()}
+        return [
+            info.key
+            async for info in self.store.list("chunk-")
+            if info.key not in known
+            and (match := _NUMBER.fullmatch(info.key))
+            and int(match[1]) in ranks
+            and int(match[2]) >= first_number
+        ]
+
+    async def remove(self, keys: Iterable[str]) -> None:
         """Delete objects; one that cannot be deleted is only logged."""
         places = asyncio.Semaphore(_DELETES)
         failures: list[str] = []
@@ -323,8 +334,10 @@ class Target:
             )
 
 
-def _match(chunk: ChunkInfo) -> re.Match[str] | None:
-    return _NUMBER.fullmatch(chunk.filename)
+def next_number(chunks: Iterable[ChunkInfo]) -> int:
+    """Return the number behind the highest in the names of chunks."""
+    matches = (_NUMBER.fullmatch(chunk.filename) for chunk in chunks)
+    return max((int(match[2]) for match in matches if match), default=-1) + 1
 
 
 async def finish(work: Coroutine[Any, Any, None]) -> None:

@@ -33,6 +33,8 @@ BANNED: dict[str, tuple[tuple[str, ...], str]] = {
 SLEEPERS = ("aiolit/store/retry.py",)
 # Functions that own the task they begin as a group would: nothing leaves them before it has ended.
 TASK_OWNERS = ("aiolit/processing/target.py",)
+# Ray is told by variables only, and sets some itself: they are put back at once.
+RESTORERS = ("aiolit/processing/ray_cluster.py",)
 SWALLOWED = {"Exception", "BaseException"}
 
 
@@ -123,6 +125,7 @@ def environment_written(tree: Tree) -> list[str]:
         if isinstance(node, ast.Subscript)
         and isinstance(node.ctx, ast.Store | ast.Del)
         and module.qualified(node.value) == "os.environ"
+        and module.path not in RESTORERS
     ]
 
 
