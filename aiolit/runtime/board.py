@@ -1,4 +1,4 @@
-"""Counters of several processes, side by side in shared memory."""
+"""What a training loop waits for, told from counters."""
 
 from __future__ import annotations
 
@@ -38,16 +38,26 @@ def judge(counters: Counters, waited_s: float, seconds: float) -> Verdict:
         "decode": counters.decode_seconds,
         "data": counters.collate_seconds,
     }
-    bound = max(work, key=lambda name: work[name])
-    if work[bound] < 0.5 * max(sum(work.values()), waited_s):
-        bound = "data"
-    return Verdict(bound, _ADVICE[bound])
+    most = max(work, key=lambda name: work[name])
+    if work[most] < 0.5 * max(sum(work.values()), waited_s):
+        return Verdict("data", _MOVING)
+    if most == "network" and not counters.requests:
+        return Verdict("data", _DISK)
+    return Verdict(most, _ADVICE[most])
 
 
+_MOVING = (
+    "collating batches and moving them between processes takes the time; use arrays of one shape "
+    "(collated column by column), larger batches, or fewer num_workers"
+)
+_DISK = (
+    "chunks are read from the disk too slowly; keep them on a faster one, write larger chunks, or "
+    "raise num_workers"
+)
 _ADVICE = {
     "network": "chunks arrive too slowly; raise max_pre_download, use a nearer or faster store, or "
     "a cache that holds the data set (max_cache_size)",
-    "decode": "samples are decoded too slowly; raise num_workers, or store them smaller or decoded",
-    "data": "collating batches and moving them between processes takes the time; use arrays of one "
-    "shape (collated column by column), larger batches, or fewer workers",
+    "decode": "samples are decoded and transformed too slowly; raise num_workers (or, where that "
+    "releases the GIL as JPEG decoders do, decode_threads), or store samples smaller or decoded",
+    "data": _MOVING,
 }

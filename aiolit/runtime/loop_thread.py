@@ -42,7 +42,7 @@ class Job(Generic[T]):
     __slots__ = ("_args", "_func", "future", "name", "task")
 
     def __init__(self, func: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> None:
-        self._func = func
+        self._func: Callable[..., Awaitable[T]] | None = func
         self._args = args
         self.future: Future[T] = Future()
         self.task: asyncio.Task[None] | None = None
@@ -56,10 +56,13 @@ class Job(Generic[T]):
         return True
 
     async def _run(self) -> None:
-        args, self._args = self._args, ()  # the future outlives them, and refers to this job
+        # The future outlives them, and refers to this job.
+        func, self._func = self._func, None
+        args, self._args = self._args, ()
+        assert func is not None  # a job runs once
         try:
             with single_error():
-                result = await self._func(*args)
+                result = await func(*args)
         except asyncio.CancelledError:
             self.future.cancel()
             raise

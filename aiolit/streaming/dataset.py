@@ -320,10 +320,6 @@ class StreamingDataset(Streamable):
         """Return this process's counters; see ``Streamable``."""
         return [self.source.stats]
 
-    def stats(self) -> dict[str, int | float]:
-        """Return what this process has fetched, cached and decoded of this data set so far."""
-        return self.source.stats.as_dict()
-
     def set_shuffle(self, shuffle: bool) -> None:
         """Set whether epochs are shuffled."""
         _check_flags(shuffle=shuffle)

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from torch.utils.data import IterableDataset, default_collate, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from aiolit.errors import ConfigError, StateError
 from aiolit.plan.order import Deal, Dealt, deal_epoch
 from aiolit.runtime.stats import Counters
 from aiolit.runtime.tracing import span
+from aiolit.streaming.collation import default_batch
 from aiolit.streaming.deck import LaneReader, ReadableDeck, ReadableShares
 from aiolit.streaming.state import VERSION, Position, check_same
 from aiolit.streaming.topology import Topology
@@ -146,6 +147,14 @@ class Streamable(IterableDataset[Any]):
         """Return the running counters of what is read here, in this process."""
         return []
 
+    def stats(self) -> dict[str, int | float]:
+        """Return what this process has fetched, cached and decoded so far, as the fields of
+        ``Counters``; a loader's ``stats`` are those of all its workers."""
+        total = Counters()
+        for counters in self.counters():
+            total.merge(counters)
+        return total.as_dict()
+
     @abstractmethod
     def set_shuffle(self, shuffle: bool) -> None:
         """Set whether epochs are shuffled."""
@@ -229,7 +238,7 @@ class Streamable(IterableDataset[Any]):
             collate: Makes a batch of a list of samples; None is torch's ``default_collate``, which
                 a subclass may do in another way with the same result.
         """
-        make = default_collate if collate is None else collate
+        make = default_batch if collate is None else collate
         for samples in self.batches(run, worker):
             began = time.perf_counter()
             with span("collate", "collate", samples=len(samples)):

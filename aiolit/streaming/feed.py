@@ -48,7 +48,8 @@ class PieceWindow:
     @property
     def ahead(self) -> tuple[int, int]:
         """How many pieces are open or on their way, and their bytes."""
-        return len(self._held), self._budget.used
+        pieces = self._held.keys() | self.ready.keys()
+        return len(pieces), sum(self._nbytes[piece] for piece in pieces)
 
     async def run(self) -> None:
         """Open all pieces, each as soon as there is room; ends when cancelled or done."""
