@@ -69,7 +69,8 @@ class Place:
     s3: Any
     env: dict[str, str]
     made: Path
-    clouds: Path
+    gcs: Path
+    hub: Path
 
     def run(self, script: Path, *args: str) -> Outcome:
         """Run a script to its end, which is also that of every process it started."""
@@ -116,8 +117,8 @@ class Place:
             self.put(bucket, f"{prefix}/{file.name}", file.read_bytes())
 
     def copy(self, name: str, path: str) -> None:
-        """Copy the data set `name` to a path of the folder that the other clouds serve."""
-        shutil.copytree(self.dataset(name), self.clouds / path, dirs_exist_ok=True)
+        """Copy the data set `name` to a path on Google Cloud Storage's stand-in."""
+        shutil.copytree(self.dataset(name), self.gcs / path, dirs_exist_ok=True)
 
     def put(self, bucket: str, key: str, body: bytes) -> None:
         """Put one object."""
@@ -235,9 +236,26 @@ def prepare_parquet(place: Place) -> None:
 def prepare_hub(place: Place) -> None:
     table = pa.table({"text": ["a", "b", "c", "d", "e"], "label": range(5)})
     for repository in ("leonardPKU/clevr_cogen_a_train", "open-thoughts/OpenThoughts-114k"):
-        folder = place.clouds / "hf" / repository / "data"
+        folder = place.hub / repository / "data"
         folder.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, folder / "train-00000-of-00001.parquet")
+
+
+def prepare_my_images(place: Place) -> None:
+    """Make a folder of images of two classes, and do what README.md says to do with it."""
+    rng = np.random.default_rng(0)
+    for brightness, name in ((80, "dark"), (200, "light")):
+        folder = place.folder / "my-images" / name
+        folder.mkdir(parents=True)
+        for number in range(40):
+            shape = (*rng.integers(30, 90, 2), 3)
+            pixels = rng.integers(0, brightness, shape).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    assert "\naiolit convert my-images my-data " in (ROOT / "README.md").read_text()
+    convert = place.folder / "convert.py"
+    convert.write_text("import sys\nfrom aiolit.cli import main\nsys.exit(main())\n")
+    outcome = place.run(convert, "convert", "my-images", "my-data")
+    assert outcome.returncode == 0, outcome.stderr
 
 
 def check_parquet_index(place: Place) -> None:
@@ -274,7 +292,7 @@ DOCUMENTED = (
         prepare_train_and_val,
     ),
     Example("cloud_s3", "1\n2\n3", prepare_profile),
-    Example("cloud_gcs", "1", lambda place: place.copy("thirty", "gs/my-bucket/my-data")),
+    Example("cloud_gcs", "1", lambda place: place.copy("thirty", "my-bucket/my-data")),
     Example("pause_resume", f"resumed {100_000 - 1001 * 64}", MY_DATA, first=("pause_resume",)),
     Example("shared_queue", "True"),
     Example("queue_input", "True"),
@@ -317,6 +335,8 @@ DOCUMENTED = (
     Example("tracer", "", MY_DATA, check=check_trace),
 )
 
+# What must be there before a page's blocks run.
+PREPARED = {"README.md": prepare_my_images, "parquet.md": prepare_hub}
 BLOCK = re.compile(
     r"(?:<!-- not run: (?P<reason>.+?) -->\n+)?```python\n(?P<code>.*?)^```", re.M | re.S
 )
@@ -359,16 +379,19 @@ def endpoint() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def clouds_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What Google's and Hugging Face's stand-in serves."""
-    return tmp_path_factory.mktemp("clouds")
+def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address of a stand-in for Google Cloud Storage, and the folder it serves."""
+    folder = tmp_path_factory.mktemp("gcs")
+    with serving(str(STANDINS / "gcs.py"), str(folder)) as address:
+        yield address, folder
 
 
 @pytest.fixture(scope="module")
-def clouds(clouds_folder: Path) -> Iterator[str]:
-    """The address of the stand-in for Google Cloud Storage and the Hugging Face Hub."""
-    with serving(str(STANDINS / "clouds.py"), str(clouds_folder)) as address:
-        yield address
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address of a stand-in for the Hugging Face Hub, and the folder it serves."""
+    folder = tmp_path_factory.mktemp("hub")
+    with serving(str(ROOT / "examples" / "local_hub.py"), str(folder)) as address:
+        yield address, folder
 
 
 @pytest.fixture
@@ -398,7 +421,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(
-    tmp_path: Path, made: Path, s3: Any, endpoint: str, clouds: str, clouds_folder: Path
+    tmp_path: Path,
+    made: Path,
+    s3: Any,
+    endpoint: str,
+    gcs: tuple[str, Path],
+    hub: tuple[str, Path],
 ) -> Place:
     """A folder, a home and an environment in which every cloud is on loopback."""
     home, folder = tmp_path / "home", tmp_path / "work"
@@ -415,12 +443,12 @@ def place(
         "AWS_PROFILE_NAME": "research",
         "AWS_REGION_NAME": "us-east-1",
         "PROJECT_ID": "project",
-        "HF_ENDPOINT": clouds,
-        "STORAGE_EMULATOR_HOST": clouds,
+        "HF_ENDPOINT": hub[0],
+        "STORAGE_EMULATOR_HOST": gcs[0],
         # Nobody listens there: what is not on loopback must not be looked for elsewhere.
         "https_proxy": "http://127.0.0.1:9",
     }
-    return Place(folder, s3, env, made, clouds_folder)
+    return Place(folder, s3, env, made, gcs[1], hub[1])
 
 
 def run_example(example: Example, place: Place, *, guarded: bool = True) -> None:
@@ -476,8 +504,7 @@ def test_python_blocks_of_a_page_run(page: Path, place: Place) -> None:
         if block["reason"] is None:
             scripts.append(place.folder / f"block_{number}.py")
             scripts[-1].write_text(block["code"])
-    if page.name == "parquet.md":
-        prepare_hub(place)
+    PREPARED.get(page.name, nothing)(place)
     runner = place.folder / "run_blocks.py"
     runner.write_text(RUN_BLOCKS)
     outcome = place.run(runner, *map(str, scripts))

@@ -1,7 +1,7 @@
-"""A stand-in for Google Cloud Storage and the Hugging Face Hub, for reading: ``clouds.py FOLDER``.
+"""A stand-in for Google Cloud Storage, for reading: ``gcs.py FOLDER``.
 
-``gs://bucket/key`` is ``FOLDER/gs/bucket/key``, ``hf://datasets/owner/name/path`` is
-``FOLDER/hf/owner/name/path``. It prints its address and ends when its standard input does.
+``gs://bucket/key`` is ``FOLDER/bucket/key``. It prints its address and ends when its standard input
+does.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def resource(bucket: Path, key: str) -> dict[str, Any]:
 
 async def gcs_object(request: web.Request) -> web.StreamResponse:
     """Answer with an object's bytes, or with its description."""
-    bucket, key = FOLDER / "gs" / request.match_info["bucket"], request.match_info["key"]
+    bucket, key = FOLDER / request.match_info["bucket"], request.match_info["key"]
     path = found(bucket / key)
     if request.query.get("alt") == "media":
         return web.FileResponse(path, headers={"x-goog-generation": "1"})
@@ -45,31 +45,9 @@ async def gcs_object(request: web.Request) -> web.StreamResponse:
 
 async def gcs_list(request: web.Request) -> web.Response:
     """List a bucket."""
-    bucket, prefix = FOLDER / "gs" / request.match_info["bucket"], request.query.get("prefix", "")
+    bucket, prefix = FOLDER / request.match_info["bucket"], request.query.get("prefix", "")
     keys = [key for key in files_below(bucket) if key.startswith(prefix)]
     return web.json_response({"items": [resource(bucket, key) for key in keys]})
-
-
-async def hub_file(request: web.Request) -> web.FileResponse:
-    """Answer with a file of a repository."""
-    place = request.match_info
-    path = found(FOLDER / "hf" / place["owner"] / place["name"] / place["path"])
-    return web.FileResponse(path, headers={"X-Repo-Commit": "0" * 40})
-
-
-async def hub_tree(request: web.Request) -> web.Response:
-    """List a folder of a repository."""
-    place = request.match_info
-    repository = FOLDER / "hf" / place["owner"] / place["name"]
-    folder = repository / place.get("path", "")
-    if not folder.is_dir():
-        raise web.HTTPNotFound
-    entries = [
-        {"type": "file", "path": name, "size": (repository / name).stat().st_size, "oid": name}
-        for name in files_below(repository)
-        if (repository / name).is_relative_to(folder)
-    ]
-    return web.json_response(entries)
 
 
 async def serve() -> None:
@@ -77,9 +55,6 @@ async def serve() -> None:
     app = web.Application()
     app.router.add_get("/storage/v1/b/{bucket}/o", gcs_list)
     app.router.add_get("/storage/v1/b/{bucket}/o/{key:.+}", gcs_object)
-    app.router.add_get("/datasets/{owner}/{name}/resolve/{revision}/{path:.+}", hub_file)
-    app.router.add_get("/api/datasets/{owner}/{name}/tree/{revision}", hub_tree)
-    app.router.add_get("/api/datasets/{owner}/{name}/tree/{revision}/{path:.+}", hub_tree)
     runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
