@@ -29,6 +29,7 @@ from aiolit.processing.runners import run_map_plan, run_optimize_plan
 from aiolit.processing.summary import MapSummary, Summary
 from aiolit.processing.walking import open_walk as walk
 from aiolit.processing.writer import DatasetWriter, open_writer
+from aiolit.store.threads import run_in_thread
 
 __all__ = ["Writer", "map", "merge_datasets", "optimize", "walk"]
 
@@ -117,7 +118,8 @@ async def optimize(
         concurrency=concurrency,
         timeout=timeout,
     )
-    plan = plan_optimize(arguments, on_loop=True)
+    # In a thread: a reader looks at files.
+    plan = await run_in_thread(plan_optimize, arguments, on_loop=True)
     with plain_errors():
         summary, pickled = await run_optimize_plan(plan)
     if pickled:
@@ -188,7 +190,7 @@ async def map(
         concurrency=concurrency,
         timeout=timeout,
     )
-    plan = plan_map(arguments, on_loop=True)
+    plan = await run_in_thread(plan_map, arguments, on_loop=True)
     with plain_errors():
         return await run_map_plan(plan)
 

@@ -17,6 +17,7 @@ from aiolit.processing.setup import SampleSender, Setup, receive_run
 from aiolit.runtime.channel import Channel
 from aiolit.runtime.groups import single_error
 from aiolit.runtime.portal import portal
+from aiolit.store.threads import run_in_thread
 
 __all__ = ["AsyncWorker"]
 
@@ -35,6 +36,7 @@ class AsyncWorker:
         self._setup = setup
         self._channel = channel
         self._sender = SampleSender(setup, channel)
+        self._reading = asyncio.Lock()  # a reader is used by one thread at a time
 
     def serve(self) -> None:
         """Work until the parent closes its end, or until an exception ends the job."""
@@ -81,8 +83,11 @@ class AsyncWorker:
         raise _JobEndedError from error
 
     async def _one(self, run: _OpenRun, offset: int) -> None:
-        is_last = offset == len(run.inputs) - 1
-        result = self._setup.call(run.inputs[offset], is_last=is_last)
+        value = run.inputs[offset]
+        if self._setup.read is not None:
+            async with self._reading:
+                value = await run_in_thread(self._setup.read, value)
+        result = self._setup.call(value, is_last=offset == len(run.inputs) - 1)
         if inspect.isawaitable(result):
             result = await result
         if result is None or not self._sender.wants_samples:

@@ -46,9 +46,7 @@ class Setup:
     containers: tuple[bytes, ...] = ()
 
     def call(self, value: Any, *, is_last: bool) -> Any:
-        """Call the function with an input."""
-        if self.read is not None:
-            value = self.read(value)
+        """Call the function with what was read for an input."""
         return self.fn(value, is_last) if self.wants_last else self.fn(value)
 
 

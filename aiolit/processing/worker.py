@@ -36,7 +36,8 @@ class Worker:
         for offset, value in enumerate(inputs):
             index = run.first + offset
             try:
-                result = self._setup.call(value, is_last=offset == len(inputs) - 1)
+                read = value if self._setup.read is None else self._setup.read(value)
+                result = self._setup.call(read, is_last=offset == len(inputs) - 1)
                 self._take(result, outbox, run.skip if offset == 0 else 0)
             except BaseException as error:  # noqa: BLE001  it is sent to the parent, whatever it is
                 failure = describe(run.number, index, show(value), error)

@@ -121,7 +121,7 @@ async def index_of_files(
 
     async def read(info: ObjectInfo) -> ParquetFooter:
         async with places:
-            return await _read_footer(store, info)
+            return await read_footer(store, info)
 
     with single_error():
         async with asyncio.TaskGroup() as group:
@@ -144,8 +144,21 @@ async def index_of_files(
     return dump_index(Index(chunks=chunks, config=config, updated_at=updated_at))
 
 
-async def _read_footer(store: Store, info: ObjectInfo) -> ParquetFooter:
-    """Fetch the end of a file: one request, or two where the footer is large."""
+async def read_footer(
+    store: Store, info: ObjectInfo, columns: Sequence[str] | None = None
+) -> ParquetFooter:
+    """Fetch the end of a file: one request, or two where the footer is large.
+
+    Args:
+        store: The folder.
+        info: The file.
+        columns: The columns that will be read; None is all.
+
+    Raises:
+        ChunkFormatError: It is no Parquet file.
+        ConfigError: A column is not there.
+        StoreError: It cannot be read.
+    """
     key, size, url = info.key, info.size, store.object_url(info.key)
     out = bytearray(min(size, TAIL_NBYTES))
     etag = await store.read_into(key, size - len(out), memoryview(out))
@@ -154,7 +167,7 @@ async def _read_footer(store: Store, info: ObjectInfo) -> ParquetFooter:
     if need > len(tail):
         begin = await store.get_range(key, size - need, size - len(tail), etag=etag)
         tail = begin + tail
-    return await run_in_thread(ParquetFooter, memoryview(tail), size, url)
+    return await run_in_thread(ParquetFooter, memoryview(tail), size, url, columns)
 
 
 def _check_columns(first: ParquetFooter, other: ParquetFooter) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from aiolit.errors import ConfigError, StoreError
@@ -18,6 +20,7 @@ from aiolit.format.index import parse_index
 from aiolit.format.loader import PyTreeLoader
 from aiolit.format.serializers import SerializerRegistry
 from aiolit.processing import functions as ld
+from aiolit.processing.readers import ParquetReader
 
 # moto answers with two Server headers, its own and werkzeug's, which aiohttp refuses.
 SERVER = """
@@ -232,3 +235,22 @@ def test_a_missing_input_is_named(bucket: Bucket, tmp_path: Path) -> None:
             storage_options=bucket.options,
             verbose=False,
         )
+
+
+def test_parquet_files_are_read_by_row_groups(bucket: Bucket, tmp_path: Path) -> None:
+    for name, first in (("a", 0), ("b", 30)):
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({"i": list(range(first, first + 30))}), sink, row_group_size=10)
+        body = sink.getvalue().to_pybytes()
+        bucket.client.put_object(Bucket=bucket.name, Key=f"raw/{name}.parquet", Body=body)
+    ld.optimize(
+        lambda table: iter(table["i"].to_pylist()),
+        [bucket.url("raw/a.parquet"), bucket.url("raw/b.parquet")],
+        bucket.url("out"),
+        chunk_size=25,
+        num_workers=2,
+        reader=ParquetReader(num_rows=10, storage_options=bucket.options),
+        storage_options=bucket.options,
+        verbose=False,
+    )
+    assert bucket.read("out") == list(range(60))
