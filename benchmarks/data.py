@@ -7,7 +7,7 @@ length. Records are pairs of numbers, where everything but the payload is overhe
 
 from __future__ import annotations
 
-__all__ = ["Inputs", "Sizes", "data_folder", "make_raw", "make_source"]
+__all__ = ["Inputs", "Sizes", "data_folder", "make_jpegs", "make_raw", "make_source"]
 
 import dataclasses
 import io
@@ -110,6 +110,12 @@ def make_raw(source: Path, folder: Path, url: str) -> None:
         files.append(FileMetadata(f"{url}/{raw_name(number)}", stop - start))
     (folder / INDEX_FILE).write_bytes(dump_raw_index(url, RawIndex(files, time.time())))
     stamp.write_text(about)
+
+
+def make_jpegs(count: int) -> list[bytes]:
+    """The first pictures of the source data."""
+    make = _jpeg_maker()
+    return [make(np.random.default_rng([SEED, i])) for i in range(count)]
 
 
 def _pack(path: Path, count: int, make: Callable[[np.random.Generator], bytes]) -> None:

@@ -71,7 +71,7 @@ class Row:
     kind: str
     """Of data: `jpegs`, `raw` (the same pictures as files of their own), `records`, `tokens`."""
     task: str = "epoch"
-    """`epoch`, `first` (the first batch), `random` (by number), `write` or `fetch` (ranges)."""
+    """See `Job.task`."""
     remote: bool = False
     network: Shape = NETWORK
     cold: bool = False

@@ -79,6 +79,14 @@ class Bench:
                 results[row.name] = self._measure_row(row, repeats, server)
         return results
 
+    def drop_extra_data(self) -> None:
+        """Remove the data sets whose chunks have another size than usual."""
+        for path in self._bucket.glob("*/*-*"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
     def _measure_row(self, row: Row, repeats: int, server: S3Server) -> dict[str, list[Measured]]:
         present = [
             CONTENDERS[label] for label in row.contenders if not self._only or label in self._only

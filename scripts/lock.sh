@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 python="${1:-python3}"
 names=("${@:2}")
-[ "${#names[@]}" -gt 0 ] || names=(dev docs)
+[ "${#names[@]}" -gt 0 ] || names=(dev docs bench)
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 for name in "${names[@]}"; do

@@ -19,7 +19,8 @@ class Job:
     """What to do, with which data."""
 
     task: str
-    """`epoch`, `first` (the first batch only), `random`, `write`, `check` or `fetch`."""
+    """`epoch`, `part` (an epoch of a share of the data), `first` (the first batch only), `random`,
+    `write`, `check` or `fetch`; `prepare` writes what the other tasks read."""
     kind: str
     """`jpegs`, `tokens`, `records`, or `raw` (the pictures as files of their own)."""
     source: str
@@ -37,6 +38,8 @@ class Job:
     """How many inputs to write: the source's samples, again from the first where they are too few;
     0 for each once."""
     picks: int = 100
+    share: float = 1.0
+    """Of the data, for the task `part`; only aiolit's script looks at it."""
     decode: bool = False
     """Whether each JPEG is decoded and cropped, by reading.decode."""
     range_bytes: int = 8 * 1024 * 1024

@@ -23,6 +23,7 @@ def dataset(job: Job) -> StreamingDataset:
         storage_options=job.storage_options if job.remote else None,
         shuffle=True,
         drop_last=False,
+        subsample=job.share,
         item_loader=TokensLoader(block_size=job.block_size) if job.kind == "tokens" else None,
         transform=decode if job.decode else None,
     )

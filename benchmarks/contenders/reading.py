@@ -73,7 +73,7 @@ def _epoch(job: Job, make_loader: Callable[[Job], Iterable[Any]]) -> dict[str, A
     batch = next(batches)
     first, since_exec = time.perf_counter(), seconds_since_exec()
     samples, sum_of_ids = _look_at(batch)
-    if job.task == "epoch":
+    if job.task != "first":
         for batch in batches:
             count, ids = _look_at(batch)
             samples += count
