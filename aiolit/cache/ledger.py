@@ -158,8 +158,9 @@ class Ledger:
     ) -> int | None:
         """Enter a file of ``nbytes`` if the folder stays within ``limit`` bytes.
 
-        Files that nobody reads are evicted to make room: those that an epoch has used up first,
-        then the least recently used.
+        Files that nobody reads are evicted to make room. Those that an epoch has used up go first,
+        the last of them before the others: their next use is the farthest away, and what the epoch
+        before has left is still to come. Then the least recently used.
 
         Args:
             path: The file, relative to the folder. An older one of that name has to go first.
@@ -181,7 +182,8 @@ class Ledger:
                 total = int(book.execute("SELECT total(nbytes) FROM files").fetchone()[0])
                 if total > room >= 0:
                     rows = book.execute(
-                        "SELECT path, nbytes FROM files ORDER BY spent DESC, used, path"
+                        "SELECT path, nbytes FROM files "
+                        "ORDER BY spent DESC, CASE WHEN spent THEN -used ELSE used END, path"
                     )
                     for other, size in rows:
                         if evict(other):

@@ -41,7 +41,7 @@ from aiolit.streaming.places import ChunkPlaces, Items, Place
 
 _NOW = 0  # the turn of what somebody waits for
 _SPARE_BYTES = 256 << 20  # pieces kept in memory where the cache has no room, by each process
-_GAP_BYTES = 64 << 10  # bytes fetched for nothing rather than asking twice
+_GAP_BYTES = 16 << 10  # bytes fetched for nothing rather than asking twice
 _SPAN_BYTES = 8 << 20  # merged ranges do not grow beyond this
 
 

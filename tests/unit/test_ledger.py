@@ -222,6 +222,20 @@ async def test_used_up_goes_first_then_the_oldest(tmp_path: Path, filler: Filler
     assert files(tmp_path) == ["a", "d", "e"]
 
 
+async def test_what_the_last_epoch_left_outlives_what_this_one_used_up(
+    tmp_path: Path, filler: Filler
+) -> None:
+    """Read round and round with room for three of five, all but two are there each time."""
+    cache, fetched = opened(tmp_path, EMPTY + 3 * disk_bytes(SIZE)), []
+    for _ in range(4):
+        before = filler.calls
+        for name in "abcde":
+            (await leased(cache, filler, name)).close(spent=True)
+        fetched.append(filler.calls - before)
+    assert fetched[0] == 5
+    assert max(fetched[1:]) <= 3
+
+
 @pytest.mark.parametrize("limit", [1, 5000, EMPTY + 4096])
 async def test_a_limit_below_one_file(tmp_path: Path, filler: Filler, limit: int) -> None:
     cache = opened(tmp_path, limit)
