@@ -37,6 +37,18 @@ __all__ = ["MapArguments", "OptimizeArguments", "OutputArguments", "WorkArgument
 _DOWNLOADERS = 16
 
 
+_FLAGS = (
+    "align_chunking",
+    "broadcast_paths",
+    "error_when_not_empty",
+    "keep_data_ordered",
+    "optimize_dns",
+    "reorder_files",
+    "use_checkpoint",
+    "verbose",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class OutputArguments:
     """What a user says about the data set that is written."""
@@ -113,6 +125,8 @@ class WorkArguments:
     reader: Any
     batch_size: int | None
     start_method: str | None
+    optimize_dns: bool | None
+    broadcast_paths: bool
     keep_data_ordered: bool | None
     verbose: bool
     on_error: Any
@@ -132,6 +146,15 @@ class WorkArguments:
             raise ConfigError("pass either inputs or queue: exactly one of them is needed")
         check_nodes(self.num_nodes, self.machine)
         parse_start_method(self.start_method)
+        if self.optimize_dns:
+            raise ConfigError(
+                "optimize_dns=True would rewrite this machine's resolver settings, which aiolit "
+                "never does; leave it out"
+            )
+        for name in _FLAGS:
+            value = getattr(self, name, None)
+            if value is not None and not isinstance(value, bool):
+                raise ConfigError(f"{name} must be True or False, not {value!r}")
         if self.batch_size is not None:
             positive(self.batch_size, name="batch_size")
         if self.num_downloaders is not None:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from aiolit.errors import ConfigError
+from aiolit.errors import ConfigError, OptimizeError
 from aiolit.format.encryption import Encryption
 from aiolit.format.loader import ItemLoader, SampleEncoder
 from aiolit.format.serializers import Serializer, SerializerRegistry
@@ -69,6 +69,7 @@ async def optimize(
     keep_data_ordered: bool | None = True,
     verbose: bool = True,
     *,
+    broadcast_paths: bool = False,
     serializers: Mapping[str, Serializer] | None = None,
     on_error: Any = "raise",
     max_retries: int = 0,
@@ -108,6 +109,8 @@ async def optimize(
         use_checkpoint=use_checkpoint,
         item_loader=item_loader,
         start_method=start_method,
+        optimize_dns=optimize_dns,
+        broadcast_paths=broadcast_paths,
         storage_options=storage_options,
         session_options=session_options,
         keep_data_ordered=keep_data_ordered,
@@ -148,6 +151,7 @@ async def map(
     storage_options: Mapping[str, Any] | None = None,
     keep_data_ordered: bool | None = True,
     *,
+    broadcast_paths: bool = False,
     use_checkpoint: bool = False,
     manifest: str | None = None,
     verbose: bool = True,
@@ -181,6 +185,8 @@ async def map(
         reader=reader,
         batch_size=batch_size,
         start_method=start_method,
+        optimize_dns=optimize_dns,
+        broadcast_paths=broadcast_paths,
         storage_options=storage_options,
         session_options=session_options,
         keep_data_ordered=False,
@@ -277,6 +283,7 @@ class Writer:
         self._order: list[int] | None = None
         self._started = 0.0
         self._taken = 0
+        self._has_lost = False
         self._turn = asyncio.Lock()
         self._clear()
 
@@ -305,12 +312,18 @@ class Writer:
     async def put(self, sample: Any) -> None:
         """Add a sample; returns once it is taken, which is before it is stored.
 
+        A call that is cancelled while it waits for room takes samples with it, those of other calls
+        too. So no data set is written then: the next call, or leaving the block, says so.
+
         Raises:
             SchemaError: It does not have the leaves of the first one; it is not taken.
             ConfigError: The block was not entered, or was left.
+            OptimizeError: An earlier call was cancelled while it waited.
         """
         if self._writer is None or self._encoder is None:
             raise ConfigError("put() works inside `async with Writer(...)` only")
+        if self._has_lost:
+            raise self._loss()
         item = self._encoder.encode(sample)
         if not self._taken:
             schema = Schema(tuple(self._encoder.data_format), self._encoder.data_spec)
@@ -331,8 +344,18 @@ class Writer:
         if self._order is not None:
             data = reorder(sizes, data, self._order)
         self._clear()
-        async with self._turn:  # first come, first served: the order of the calls
-            await writer.add(sizes, data, dims)
+        try:
+            async with self._turn:  # first come, first served: the order of the calls
+                await writer.add(sizes, data, dims)
+        except BaseException:
+            self._has_lost = True
+            raise
+
+    def _loss(self) -> OptimizeError:
+        return OptimizeError(
+            f"a put() into {self._output.url} was cancelled or failed, so samples are missing and "
+            "no data set is written; a put() that waits, waits for the store: give it no timeout"
+        )
 
     async def __aexit__(
         self,
@@ -346,6 +369,8 @@ class Writer:
         self._writer = None
         if exc is None:
             try:
+                if self._has_lost:
+                    raise self._loss()
                 if self._sizes:
                     await self._flush(writer)
             except BaseException as error:

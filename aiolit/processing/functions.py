@@ -62,6 +62,7 @@ def optimize(
     keep_data_ordered: bool | None = True,
     verbose: bool = True,
     *,
+    broadcast_paths: bool = False,
     serializers: Mapping[str, Serializer] | None = None,
     on_error: Any = "raise",
     max_retries: int = 0,
@@ -87,7 +88,8 @@ def optimize(
         chunk_size: Most samples in a chunk (tokens, with `TokensLoader`).
         chunk_bytes: Most bytes of samples in a chunk: a number, ``"64MB"`` or ``"64MiB"``. Exactly
             one of the two limits is needed.
-        align_chunking: Accepted; chunks are always cut as one worker would cut them.
+        align_chunking: Either value does the same: chunks are always cut as one worker would cut
+            them, since the parent process cuts them and not the workers.
         compression: ``"zstd"`` or ``"zstd:1"`` to ``"zstd:22"``.
         compression_level: None compresses whole chunks, which every LitData reads; ``"batch"``
             makes frames of samples that can be read alone (LitData 0.2.74 and later).
@@ -99,7 +101,8 @@ def optimize(
         machine: What to reserve on each of them: a `Machine`.
         num_downloaders: Files of ``input_dir`` downloaded at once.
         num_uploaders: Chunks stored at once, about.
-        reorder_files: Accepted; inputs are handed to whichever worker is free.
+        reorder_files: Either value does the same: there are no shares to be made equal by the sizes
+            of files, as inputs are handed in small runs to whichever worker is free.
         reader: An object with ``remap_items(items, num_workers)`` and ``read(item)``.
         batch_size: ``fn`` gets lists of so many inputs.
         mode: What to do with a data set that is there: None refuses, ``"append"`` adds to it,
@@ -107,12 +110,16 @@ def optimize(
         use_checkpoint: Keep a record of finished chunks, so that the same call after a crash goes
             on where it stopped. ``fn`` should give the same samples again for the same input.
         item_loader: The layout of samples, by default ``PyTreeLoader()``.
-        start_method: Accepted; workers are fresh interpreters.
-        optimize_dns: Accepted; names are resolved by the system.
+        start_method: Each does the same: workers are always fresh interpreters that do not import
+            the caller's script, and the start method of ``multiprocessing`` stays what it is.
+        optimize_dns: None or False; True would rewrite this machine's resolver settings, which is
+            refused: connections are kept and used again, so that few names are looked up.
         storage_options: Options of the store's client.
         keep_data_ordered: Whether samples lie in the order of the inputs. False writes them as
             they come.
         verbose: Whether a progress bar is shown.
+        broadcast_paths: Either value does the same: the caller's paths, and the dates in them, are
+            resolved once, and every node of a cluster is told what they are.
         serializers: Serializers of your own by name, tried before the built-in ones.
         on_error: What an exception in ``fn`` does: ``"raise"`` ends the job, ``"skip"`` goes on
             without the input, a function ``(index, input, exception)`` is called and may raise.
@@ -162,6 +169,8 @@ def optimize(
         use_checkpoint=use_checkpoint,
         item_loader=item_loader,
         start_method=start_method,
+        optimize_dns=optimize_dns,
+        broadcast_paths=broadcast_paths,
         storage_options=storage_options,
         session_options=session_options,
         keep_data_ordered=keep_data_ordered,
@@ -199,6 +208,7 @@ def map(
     storage_options: Mapping[str, Any] | None = None,
     keep_data_ordered: bool | None = True,
     *,
+    broadcast_paths: bool = False,
     use_checkpoint: bool = False,
     manifest: str | None = None,
     verbose: bool = True,
@@ -228,14 +238,18 @@ def map(
         machine: What to reserve on each of them: a `Machine`.
         num_downloaders: As for `optimize`.
         num_uploaders: Files stored at once.
-        reorder_files: Accepted; inputs are handed to whichever worker is free.
+        reorder_files: Either value does the same: there are no shares to be made equal by the sizes
+            of files, as inputs are handed in small runs to whichever worker is free.
         error_when_not_empty: Refuse an ``output_dir`` with something in it.
         reader: As for `optimize`.
         batch_size: ``fn`` gets lists of so many inputs.
-        start_method: Accepted; workers are fresh interpreters.
-        optimize_dns: Accepted; names are resolved by the system.
+        start_method: Each does the same: workers are always fresh interpreters that do not import
+            the caller's script, and the start method of ``multiprocessing`` stays what it is.
+        optimize_dns: None or False; True would rewrite this machine's resolver settings, which is
+            refused: connections are kept and used again, so that few names are looked up.
         storage_options: Options of the store's client.
-        keep_data_ordered: Accepted; files have names, not an order.
+        keep_data_ordered: Either value does the same: files have names, not an order.
+        broadcast_paths: As for `optimize`.
         use_checkpoint: Keep a record of finished inputs in ``output_dir/.checkpoints``, so that the
             same call after a crash goes on where it stopped. What was done in the last second may
             be done again; ``fn`` should give its files the same names again.
@@ -281,6 +295,8 @@ def map(
         reader=reader,
         batch_size=batch_size,
         start_method=start_method,
+        optimize_dns=optimize_dns,
+        broadcast_paths=broadcast_paths,
         storage_options=storage_options,
         session_options=session_options,
         keep_data_ordered=False,
