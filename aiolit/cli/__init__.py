@@ -21,6 +21,9 @@ _ADVICE = {
     "mode='append'": "--mode append",
     "mode='overwrite'": "--mode overwrite",
     "allow_pickle=True": "--allow-pickle",
+    "max_retries=": "--max-retries",
+    "session_options={'profile_name': ...}": "--session-option profile_name=...",
+    "storage_options={'anon': True}": "--storage-option anon=true",
 }
 
 

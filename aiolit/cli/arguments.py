@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import textwrap
 from typing import Any
 
-from aiolit.store.options import CONNECTION_NAMES
+from aiolit.store.options import CONNECTION_NAMES, RETRY_NAMES
 
 _WIDTH = 88  # of the text of a help; argparse wraps the rest itself
+_ALMOST_URL = re.compile(r"(s3|r2|gs|azure|https?|hf):/?(?!/)")
 _WORDS = {"true": True, "false": False, "null": None}
 
 
@@ -29,7 +32,7 @@ def parse_option(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
     if value in _WORDS:
         return key, _WORDS[value]
-    if value[:1] in ("{", "[", '"') or key in CONNECTION_NAMES:
+    if value[:1] in ("{", "[", '"') or key in (*CONNECTION_NAMES, *RETRY_NAMES):
         try:
             return key, json.loads(value)
         except ValueError as error:
@@ -50,6 +53,26 @@ def whole(least: int) -> Any:
         return number
 
     return parse
+
+
+def place(text: str) -> str:
+    """Parse a path or URL: refuse what would be taken for a folder and is a URL misspelt."""
+    if not text:
+        raise argparse.ArgumentTypeError("a path or a URL is needed, not an empty text")
+    match = _ALMOST_URL.match(text)
+    if match is not None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: write {match[1]}://{text[match.end() :]} (or ./{text} for a folder)"
+        )
+    return text
+
+
+def target(text: str) -> str:
+    """Parse a path or URL to write a data set to: a file is none."""
+    folder = place(text)
+    if "://" not in folder and os.path.isfile(os.path.expanduser(folder)):
+        raise argparse.ArgumentTypeError(f"{text} is a file, and a data set is a folder")
+    return folder
 
 
 def words(text: str) -> list[str]:

@@ -53,11 +53,11 @@ class Timing:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run the command; see ``parser``."""
     storage, session = storage_options(args.storage_option), storage_options(args.session_option)
-    url = resolve(args.url).url
-    index = portal().call(fetch_index, url, storage, session)
+    location = resolve(args.url)
+    index = portal().call(fetch_index, location, storage, session)
     if loader_name(index.config) == "TokensLoader" and args.block_size is None:
         raise ConfigError(f"{args.url} holds tokens: say how many make a sample with --block-size")
-    store = portal().call(probe, url, index, storage, session)
+    store = portal().call(probe, location.url, index, storage, session)
     if store is None:
         raise ConfigError(f"{args.url} has no chunks: there is nothing to read")
     with ExitStack() as stack:

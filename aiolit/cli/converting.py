@@ -35,6 +35,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         args.output,
         **chunk_options(args),
         num_workers=args.num_workers,
+        max_retries=args.max_retries,
         serializers={"stored": StoredSerializer()},
         verbose=console.shows_progress,
         storage_options=storage_options(args.to_storage_option) or source_options,

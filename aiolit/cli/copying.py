@@ -133,7 +133,7 @@ async def copy(job: CopyJob) -> Copied:
 async def _clear_index(target: Store, *, overwrite: bool) -> set[str]:
     """Take away the index of a data set that is to be replaced; return the names of its chunks."""
     try:
-        _, old = await load_index(target)
+        _, old = await load_index(target, explains=False)
     except DatasetNotFoundError:
         return set()
     if not overwrite:

@@ -110,6 +110,8 @@ def function_errors(console: Console) -> Iterator[None]:
         place = next((note for note in notes if note.startswith(_INPUT_NOTE)), None)
         if place is None:
             raise
+        if isinstance(error, AiolitError):  # about what the function returned, and says it all
+            raise FunctionError(f"{place}: {error}") from error
         for note in notes:
             if note is not place:
                 console.details(note)

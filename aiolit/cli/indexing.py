@@ -45,7 +45,8 @@ async def _kind(args: argparse.Namespace) -> str:
     if location.pattern is not None:
         return "parquet"
     if not is_remote(location.url) and not local_path(location.url).is_dir():
-        raise ConfigError(f"there is no folder {location.url}")
+        is_file = local_path(location.url).exists()
+        raise ConfigError(f"{location.url} is {'a file' if is_file else 'not there'}, no folder")
     seen = 0
     async with (
         open_store(location.url, **_options(args)) as store,
@@ -74,7 +75,7 @@ def _index_parquet(args: argparse.Namespace, console: Console) -> None:
             place = str(parquet_index_folder(location.url, location.pattern, None))
     if place == location.url:
         index = portal().call(
-            fetch_index, place, options["storage_options"], options["session_options"]
+            fetch_index, resolve(place), options["storage_options"], options["session_options"]
         )
     else:
         path = Path(place) / INDEX_KEY

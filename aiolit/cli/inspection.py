@@ -26,10 +26,11 @@ _BLOCK = 16  # tokens shown of a token data set
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run the command; see ``parser``."""
-    url = resolve(args.url).url
+    location = resolve(args.url)
     options = storage_options(args.storage_option)
     session = storage_options(args.session_option)
-    index = portal().call(fetch_index, url, options, session)
+    index = portal().call(fetch_index, location, options, session)
+    url = location.url
     figures = describe_index(url, index)
     if not args.no_sample and index.chunks:
         count = figures["samples"]

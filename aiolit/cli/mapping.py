@@ -22,6 +22,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 inputs,
                 args.output,
                 num_workers=args.num_workers,
+                max_retries=args.max_retries,
                 fast_dev_run=args.first or False,
                 error_when_not_empty=args.error_when_not_empty,
                 on_error=args.on_error,

@@ -27,6 +27,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 args.output,
                 **chunk_options(args),
                 num_workers=args.num_workers,
+                max_retries=args.max_retries,
                 fast_dev_run=args.first or False,
                 item_loader=TokensLoader() if args.tokens else None,
                 keep_data_ordered=not args.unordered,

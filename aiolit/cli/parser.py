@@ -11,6 +11,8 @@ from aiolit.cli.arguments import (
     add_reading,
     add_store,
     add_target_store,
+    place,
+    target,
     whole,
 )
 from aiolit.cli.writing_parser import add_convert, add_index, add_map, add_optimize
@@ -62,7 +64,7 @@ aiolit inspect s3://my-bucket/my-data
 aiolit inspect my-data --sample 1000 --json
 """,
     )
-    parser.add_argument("url", metavar="URL", help="a folder or a URL")
+    parser.add_argument("url", type=place, metavar="URL", help="a folder or a URL")
     parser.add_argument("--sample", type=whole(0), default=0, metavar="N", help="show this one")
     parser.add_argument("--no-sample", action="store_true", help="show no sample")
     add_reading(parser)
@@ -80,7 +82,7 @@ aiolit view s3://my-bucket/my-data --open
 aiolit view ./photos --raw
 """,
     )
-    parser.add_argument("url", metavar="URL", help="a folder or a URL")
+    parser.add_argument("url", type=place, metavar="URL", help="a folder or a URL")
     parser.add_argument("--raw", action="store_true", help="show the files themselves")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (127.0.0.1)")
@@ -110,7 +112,7 @@ aiolit verify my-data
 aiolit verify s3://my-bucket/my-data --concurrency 32 --resume verify.journal
 """,
     )
-    parser.add_argument("url", metavar="URL", help="a folder or a URL")
+    parser.add_argument("url", type=place, metavar="URL", help="a folder or a URL")
     parser.add_argument(
         "--resume",
         metavar="FILE",
@@ -131,8 +133,8 @@ aiolit copy my-data s3://my-bucket/my-data
 aiolit copy s3://my-bucket/my-data gs://other/my-data --overwrite
 """,
     )
-    parser.add_argument("source", metavar="SRC", help="a folder or a URL")
-    parser.add_argument("target", metavar="DST", help="a folder or a URL")
+    parser.add_argument("source", type=place, metavar="SRC", help="a folder or a URL")
+    parser.add_argument("target", type=target, metavar="DST", help="a folder or a URL")
     parser.add_argument(
         "--overwrite",
         action="store_true",
@@ -150,8 +152,10 @@ def _add_merge(commands: Any) -> None:
         "Copy several data sets into one new one.",
         examples="aiolit merge part-0 part-1 s3://my-bucket/whole",
     )
-    parser.add_argument("sources", nargs="+", metavar="SRC", help="folders or URLs, in order")
-    parser.add_argument("target", metavar="DST", help="a folder or a URL")
+    parser.add_argument(
+        "sources", nargs="+", type=place, metavar="SRC", help="folders or URLs, in order"
+    )
+    parser.add_argument("target", type=target, metavar="DST", help="a folder or a URL")
     parser.add_argument("--concurrency", type=whole(1), metavar="N", help="chunks copied at once")
     add_store(parser)
 
@@ -167,7 +171,7 @@ aiolit bench s3://my-bucket/my-data --num-workers 4 --shuffle
 aiolit bench my-data --batch-size 256 --batches 1000 --json
 """,
     )
-    parser.add_argument("url", metavar="URL", help="a folder or a URL")
+    parser.add_argument("url", type=place, metavar="URL", help="a folder or a URL")
     parser.add_argument("--batches", type=whole(1), default=100, metavar="N", help="at most (100)")
     parser.add_argument("--batch-size", type=whole(1), default=64, metavar="B", help="(64)")
     parser.add_argument("--num-workers", type=whole(0), default=0, metavar="W", help="(0)")
@@ -209,4 +213,6 @@ def _add_cache(commands: Any) -> None:
         action.set_defaults(action=name)
         action.add_argument("--cache-dir", metavar="D", help="another folder than the default")
         if name != "path":
-            action.add_argument("url", nargs="?", metavar="URL", help="of this data set only")
+            action.add_argument(
+                "url", nargs="?", type=place, metavar="URL", help="of this data set only"
+            )

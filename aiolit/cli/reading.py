@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+from aiolit.cli.missing import explain_missing, holds_parquet
 from aiolit.errors import ChunkFormatError, DatasetNotFoundError, ObjectNotFoundError
 from aiolit.format.dataset_info import (
     ChunkInfo,
@@ -19,6 +20,8 @@ from aiolit.format.index import parse_index
 from aiolit.runtime.groups import single_error
 from aiolit.store.base import Store
 from aiolit.store.connect import open_store
+from aiolit.store.parquet_index import parquet_index_bytes
+from aiolit.streaming.resolver import Location
 
 T = TypeVar("T")
 
@@ -27,8 +30,12 @@ _MEMORY_BYTES = 1 << 30  # chunks held at once, unless a single one is larger
 _SLACK_BYTES = 64 << 20  # a chunk file may be longer than declared, but not without end
 
 
-async def load_index(store: Store) -> tuple[bytes, Index]:
+async def load_index(store: Store, *, explains: bool = True) -> tuple[bytes, Index]:
     """Read the index of a data set, as it is stored and parsed.
+
+    Args:
+        store: The data set.
+        explains: Whether it is looked at what else is there, where there is none.
 
     Raises:
         DatasetNotFoundError: There is none.
@@ -36,25 +43,35 @@ async def load_index(store: Store) -> tuple[bytes, Index]:
     """
     try:
         raw = await store.get(INDEX_KEY)
-    except ObjectNotFoundError as error:
-        raise DatasetNotFoundError(
-            f"there is no {INDEX_KEY} at {store.url}: it holds no data set, or one whose writing "
-            "has not ended"
-        ) from error
+    except (ObjectNotFoundError, NotADirectoryError) as error:
+        why = await explain_missing(store) if explains else f"{store.url} holds no data set"
+        raise DatasetNotFoundError(why) from error
     return raw, parse_index(raw, source=store.object_url(INDEX_KEY))
 
 
 async def fetch_index(
-    url: str,
+    location: Location,
     storage_options: Mapping[str, Any] | None,
     session_options: Mapping[str, Any] | None,
 ) -> Index:
-    """Read the index of the data set at a URL; raises what ``load_index`` does."""
+    """Read the index of a data set; that of Parquet files is made where there is none.
+
+    Raises:
+        DatasetNotFoundError: There is no data set.
+        IndexFormatError: Its index is damaged.
+        StoreError: It cannot be read.
+    """
     async with open_store(
-        url, storage_options=storage_options, session_options=session_options
+        location.url, storage_options=storage_options, session_options=session_options
     ) as store:
-        _, index = await load_index(store)
-    return index
+        if location.pattern is None:
+            try:
+                return (await load_index(store))[1]
+            except DatasetNotFoundError:
+                if not await holds_parquet(store):
+                    raise
+        data = await parquet_index_bytes(store, location.pattern)
+        return parse_index(data, source=store.object_url(INDEX_KEY))
 
 
 async def read_chunk(

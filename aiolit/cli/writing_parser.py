@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from aiolit.cli.arguments import add_command, add_store, add_target_store, whole, words
+from aiolit.cli.arguments import (
+    add_command,
+    add_store,
+    add_target_store,
+    place,
+    target,
+    whole,
+    words,
+)
 
 _SOURCE = (
     "a folder or URL (its files are the inputs), a text or .jsonl file (its lines are), or - for "
@@ -29,7 +37,7 @@ find /data -name '*.wav' | aiolit optimize --fn prepare.py:read_sound - my-data
 """,
     )
     _add_function(parser, "called with one input; returns a sample, or yields any number of them")
-    parser.add_argument("output", metavar="OUTPUT", help="a folder or a URL")
+    parser.add_argument("output", type=target, metavar="OUTPUT", help="a folder or a URL")
     _add_inputs(parser)
     _add_chunks(parser)
     parser.add_argument(
@@ -56,7 +64,9 @@ aiolit map --fn prepare.py:download urls.txt pages/ --num-workers 8 --on-error s
 """,
     )
     _add_function(parser, "called with one input and the folder in which it writes its files")
-    parser.add_argument("output", metavar="OUTPUT", help="a folder or a URL for the files")
+    parser.add_argument(
+        "output", type=target, metavar="OUTPUT", help="a folder or a URL for the files"
+    )
     _add_inputs(parser)
     parser.add_argument(
         "--error-when-not-empty", action="store_true", help="refuse an OUTPUT with files in it"
@@ -81,8 +91,8 @@ aiolit convert imagenet/train/ my-data --num-workers 8
 aiolit convert hf://datasets/ylecun/mnist/mnist/train-*.parquet mnist --compression zstd
 """,
     )
-    parser.add_argument("source", metavar="SOURCE", help="a folder, a file, or a URL")
-    parser.add_argument("output", metavar="OUTPUT", help="a folder or a URL")
+    parser.add_argument("source", type=place, metavar="SOURCE", help="a folder, a file, or a URL")
+    parser.add_argument("output", type=target, metavar="OUTPUT", help="a folder or a URL")
     parser.add_argument(
         "--from",
         dest="kind",
@@ -102,6 +112,7 @@ aiolit convert hf://datasets/ylecun/mnist/mnist/train-*.parquet mnist --compress
     )
     _add_chunks(parser)
     _add_workers(parser)
+    _add_retries(parser)
     add_target_store(parser, "SOURCE", "OUTPUT")
 
 
@@ -119,7 +130,9 @@ aiolit index hf://datasets/ylecun/mnist/mnist
 aiolit index s3://my-bucket/raw-images/ --kind raw
 """,
     )
-    parser.add_argument("url", metavar="URL", help="a folder or a URL; *.parquet may end it")
+    parser.add_argument(
+        "url", type=place, metavar="URL", help="a folder or a URL; *.parquet may end it"
+    )
     parser.add_argument(
         "--kind",
         choices=("parquet", "raw"),
@@ -137,7 +150,7 @@ def _add_function(parser: argparse.ArgumentParser, what: str) -> None:
         metavar="MODULE:NAME",
         help=f"the function, as module:name or file.py:name; {what}",
     )
-    parser.add_argument("source", metavar="SOURCE", help=_SOURCE)
+    parser.add_argument("source", type=place, metavar="SOURCE", help=_SOURCE)
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
@@ -185,12 +198,23 @@ def _add_chunks(parser: argparse.ArgumentParser) -> None:
 
 def _add_work(parser: argparse.ArgumentParser) -> None:
     _add_workers(parser)
+    _add_retries(parser)
     parser.add_argument(
         "--on-error",
         choices=("raise", "skip"),
         default="raise",
         help="what a failure of the function does: end everything (the default), or skip the input "
         "and report it",
+    )
+
+
+def _add_retries(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-retries",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="give an input whose worker was killed to a fresh one so many times (0)",
     )
 
 

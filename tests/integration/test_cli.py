@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -384,7 +386,7 @@ def test_bench_of_tokens(call: Call, write_dataset: WriteDataset) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["verify", "nowhere"], 1, "there is no index.json"),
+        (["verify", "nowhere"], 1, "nowhere: there is no such folder"),
         (["inspect", "ftp://host/data"], 2, "no store for ftp://"),
         (["verify", "s3://b/d", "--storage-option", "endpoint=x"], 2, "did you mean"),
     ],
@@ -398,8 +400,64 @@ def test_errors_are_one_sentence(call: Call, arguments: list[str], code: int, sa
 
 
 @pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ([], "there are no files"),
+        (["chunk-0-0.bin"], "it is being written, or the writing was killed"),
+        ([".checkpoints/chunk-0-0.json"], "it is being written, or the writing was killed"),
+        (["sub/x.tar"], "but there are tars: `aiolit convert`"),
+        (["cat/x.JPG"], "but there are images: `aiolit convert`"),
+        (["train/index.json", "train/chunk-0-0.bin"], "itself; there is one in"),
+        (["notes.md"], "but other files, such as notes.md"),
+    ],
+)
+def test_a_place_without_a_data_set_says_what_it_holds(
+    call: Call, tmp_path: Path, names: list[str], says: str
+) -> None:
+    place = tmp_path / "place \u4e2d"
+    place.mkdir()
+    for name in names:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(b"x")
+    for command in ("inspect", "verify", "bench"):
+        found = call(command, place)
+        assert (found.code, found.out) == (1, "")
+        assert says in found.err
+        assert str(place) in found.err
+        assert found.err.count("\n") == 1
+
+
+def test_a_file_is_no_data_set(call: Call, tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    path.write_bytes(b"x")
+    assert "it is a file, and a data set is a folder" in call("verify", path).err
+    assert "is a file, and a data set is a folder" in call("copy", tmp_path, path).err
+    assert path.read_bytes() == b"x"
+
+
+def test_parquet_files_are_a_data_set_without_an_index(call: Call, tmp_path: Path) -> None:
+    for number in range(2):
+        pq.write_table(pa.table({"n": range(20)}), tmp_path / f"{number}.parquet")
+    for url, rows in ((tmp_path, 40), (f"{tmp_path}/1*.parquet", 20)):
+        value = call("inspect", url, "--sample", 3, "--json").value
+        assert (value["samples"], value["sample"]["leaves"][0]["value"]) == (rows, "3")
+        assert call("bench", url, "--json").value["samples"] == rows
+    assert "`aiolit index` makes their index" in call("verify", tmp_path).err
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
     "arguments",
-    [[], ["verify"], ["verify", "x", "--storage-option", "novalue"], ["bench", "x", "--batches=0"]],
+    [
+        ["inspect", "s3:/b/d"],
+        ["copy", "d", "s3:b/d"],
+        ["verify", ""],
+        ["bench", "http:/x"],
+        [],
+        ["verify"],
+        ["verify", "x", "--storage-option", "novalue"],
+        ["bench", "x", "--batches=0"],
+    ],
 )
 def test_wrong_arguments_end_with_2(call: Call, arguments: list[str]) -> None:
     found = call(*arguments)

@@ -368,6 +368,8 @@ def test_what_cannot_be_converted(call: Call, tmp_path: Path) -> None:
     (tmp_path / "empty" / "a.bin").write_bytes(b"x")
     assert "such as a.bin" in call("convert", tmp_path / "empty", out, fails=2)
     assert "no MDS shards" in call("convert", mixed, out, "--from", "mds", fails=2)
+    (tmp_path / "x.bin").write_bytes(b"x")
+    assert "is a file of no kind" in call("convert", tmp_path / "x.bin", out, fails=2)
     missing = call("convert", tmp_path / "no.tar", out, "--mode", "overwrite", fails=1)
     assert "no.tar" in missing
     assert "no column 'x'" in call(

@@ -159,8 +159,11 @@ def _nothing(store: Store, place: Place, keys: Sequence[str], kind: Kind | None)
     where = store.url if place.pattern is None else f"{store.url}, in files {place.pattern}"
     if not keys:
         text = f"there are no files in {where}"
-        if not is_remote(store.url) and not local_path(store.url).is_dir():
+        folder = local_path(store.url)
+        if not is_remote(store.url) and not folder.is_dir():
             text = f"there is no folder {store.url}"
+            if folder.exists():
+                text = f"{store.url} is a file of no kind that can be converted"
     else:
         text = f"{where} holds {what}: {len(keys):,} files such as {keys[0]}"
     if scheme_of(store.url) == "hf" and "@" not in store.url:
