@@ -25,7 +25,7 @@ from aiolit.store.base import Store
 from aiolit.store.connect import open_store
 from aiolit.store.local import LocalStore
 from aiolit.store.threads import run_in_thread
-from aiolit.streaming.counting import counted
+from aiolit.streaming.counting import counted, reading
 
 _PART_BYTES = 8 << 20  # large files are fetched in parallel parts of this size
 _LARGE_BYTES = 16 << 20
@@ -148,6 +148,11 @@ class RawSource:
             self._closing = weakref.finalize(self, _end, os.getpid(), portal, withdraw, close)
             self._closing.atexit = False
 
+    def counters(self) -> Counters:
+        """Return the running counters of this process, also in a child that was forked now."""
+        self._check_process()
+        return self.stats
+
     async def aclose(self) -> None:
         """Close what is open on the running loop."""
         self._check_process()
@@ -239,7 +244,8 @@ class FileFetcher:
         elif size >= _LARGE_BYTES:
             data = await self._fetch_parts(key)
         else:
-            data = await store.get(key)
+            with reading(self._stats, key, size):
+                data = await store.get(key)
             self._stats.requests += 1
             if len(data) < size:  # a smaller file now, or an answer that was cut off unseen
                 data = await self._fetch_parts(key)
@@ -252,11 +258,15 @@ class FileFetcher:
         with single_error():
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self.store.get_range(key, lo, hi, etag=info.etag))
+                    group.create_task(self._fetch_part(key, lo, hi, info.etag))
                     for lo, hi in split(0, info.size, _PART_BYTES)
                 ]
         self._stats.requests += 1 + len(tasks)
         return b"".join([task.result() for task in tasks])
+
+    async def _fetch_part(self, key: str, start: int, end: int, etag: str | None) -> bytes:
+        with reading(self._stats, key, end - start):
+            return await self.store.get_range(key, start, end, etag=etag)
 
 
 def _read(path: Path) -> bytes:

@@ -116,7 +116,7 @@ class RawStream(Streamable):
 
     def counters(self) -> list[Counters]:
         """Return what this process has fetched; see ``Streamable``."""
-        return [self.source.stats]
+        return [self.source.counters()]
 
     def set_shuffle(self, shuffle: bool) -> None:
         """Set whether epochs are shuffled."""

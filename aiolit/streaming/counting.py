@@ -1,14 +1,36 @@
-"""What a store does on its own, counted where its user looks."""
+"""What is asked of a store, and what it does on its own, counted where its user looks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from aiolit.errors import StoreError, StoreUnavailableError
 from aiolit.runtime.stats import Counters
+from aiolit.runtime.tracing import side_span
 from aiolit.store.base import Store
 from aiolit.store.retry import RetryStore
+
+
+@contextmanager
+def reading(stats: Counters, key: str, nbytes: int) -> Iterator[None]:
+    """Time a request, and trace it.
+
+    Args:
+        stats: Where its seconds are counted, and that it is under way.
+        key: The object.
+        nbytes: How many of its bytes are asked for.
+    """
+    began = time.perf_counter()
+    stats.requests_running += 1
+    try:
+        with side_span("fetch", "read", debug=True, key=key, nbytes=nbytes):
+            yield
+    finally:
+        stats.requests_running -= 1
+        stats.fetch_seconds += time.perf_counter() - began
 
 
 def counted(store: Store, stats: Counters, slow_down: Callable[[], None] | None = None) -> Store:

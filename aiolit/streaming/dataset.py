@@ -98,6 +98,8 @@ class StreamingDataset(Streamable):
         transform: A function, or a list of functions, applied to every sample.
         num_canonical_nodes: With it, the global batches are the same on any number of ranks that
             divides it, if the global batch size and the workers per rank stay the same.
+        batch_decode: Taken for LitData's sake, and not needed: samples are always decoded by the
+            batch.
         item_shuffle_window: As ``shuffle_window`` in samples; LitData's name.
         shuffle_window: How many samples (an int) or bytes (``"512MB"``) are mixed with each other;
             by default about eight chunks, at most 256 MiB of them but never less than two. The
@@ -142,6 +144,7 @@ class StreamingDataset(Streamable):
         transform: Transform | Sequence[Transform] | None = None,
         num_canonical_nodes: int | None = None,
         *,
+        batch_decode: int | str | bool = "auto",
         item_shuffle_window: int | None = None,
         shuffle_window: int | str | None = None,
         granularity: Literal["sample", "chunk"] = "sample",
@@ -210,6 +213,21 @@ class StreamingDataset(Streamable):
     def input_dir(self) -> str:
         """Where the data set lies."""
         return self.source.location.url
+
+    @property
+    def shuffle(self) -> bool:
+        """Whether epochs are shuffled; ``set_shuffle`` changes it."""
+        return self._shuffle
+
+    @property
+    def seed(self) -> int:
+        """What the order is drawn from, with the epoch."""
+        return self._seed
+
+    @property
+    def item_loader(self) -> ItemLoader:
+        """What knows the layout of a chunk's samples."""
+        return self.source.loader
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.input_dir!r}, num_samples={self.num_samples})"
@@ -318,7 +336,7 @@ class StreamingDataset(Streamable):
 
     def counters(self) -> list[Counters]:
         """Return this process's counters; see ``Streamable``."""
-        return [self.source.stats]
+        return [self.source.counters()]
 
     def set_shuffle(self, shuffle: bool) -> None:
         """Set whether epochs are shuffled."""
@@ -352,7 +370,7 @@ class StreamingDataset(Streamable):
         cls = type(self)
         own_samples = (
             cls.__getitem__ is not StreamingDataset.__getitem__
-            or cls.transform is not StreamingDataset.transform
+            or self._transforms_itself()
             or cls.as_batch is not Streamable.as_batch
             or bool(self._transforms)
             or self._skips
@@ -364,9 +382,13 @@ class StreamingDataset(Streamable):
         """Return what makes the user's samples of a batch: chosen once, not per sample."""
         if type(self).__getitem__ is not StreamingDataset.__getitem__:
             return self._through_getitem
-        if type(self).transform is StreamingDataset.transform and not self._transforms:
+        if not self._transforms_itself() and not self._transforms:
             return lambda batch: batch.values
         return lambda batch: [self.transform(value) for value in batch.values]
+
+    def _transforms_itself(self) -> bool:
+        """Whether ``transform`` is overridden by a subclass, or assigned."""
+        return "transform" in vars(self) or type(self).transform is not StreamingDataset.transform
 
     def _through_getitem(self, batch: Batch) -> list[Any]:
         found, places = [], self.segments.positions_of(batch.chunks, batch.samples)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +36,7 @@ from aiolit.runtime.line import Line
 from aiolit.runtime.stats import Counters
 from aiolit.runtime.tracing import side_span
 from aiolit.store.base import Store
+from aiolit.streaming.counting import reading
 from aiolit.streaming.places import ChunkPlaces, Items, Place
 
 _NOW = 0  # the turn of what somebody waits for
@@ -83,7 +83,7 @@ class ChunkFetcher:
         # Parts of the chunks needed first do not share the line with those needed much later.
         self._line = Line(LinkModel())
         self._turns = count(1)
-        self._buffers: list[bytearray] = []  # of parts, to be used again
+        self._buffers: list[memoryview] = []  # of parts, to be used again
         self._spare = _SPARE_BYTES
 
     async def open_piece(self, piece: Piece) -> Held | None:
@@ -247,8 +247,9 @@ class ChunkFetcher:
             place = await self._locate(chunk, start, stop)
 
             async def fill(target: memoryview) -> None:
-                key = stored_name(chunk, config)
-                await self._read_parts(key, place.base, target, turn, skip=table, etag=place.etag)
+                key, etag = stored_name(chunk, config), place.etag
+                with side_span("fetch", name, nbytes=len(target)):
+                    await self._read_parts(key, place.base, target, turn, skip=table, etag=etag)
                 place.check(target[table:], place.base)
                 if place.offsets is not None:
                     target[:table] = place.offsets.astype("<u4").tobytes()
@@ -312,10 +313,8 @@ class ChunkFetcher:
 
     async def _fill_whole(self, chunk: ChunkInfo, turn: int, target: memoryview) -> None:
         """Fetch a whole chunk, undo its whole-file compression, and check it."""
-        began = time.perf_counter()
         with side_span("fetch", chunk.filename, nbytes=len(target)):
             await self._fill(chunk, turn, target)
-        self._stats.fetch_seconds += time.perf_counter() - began
 
     async def _fill(self, chunk: ChunkInfo, turn: int, target: memoryview) -> None:
         config, url = self._index.config, self._url(chunk)
@@ -330,7 +329,9 @@ class ChunkFetcher:
     async def _inflate(self, chunk: ChunkInfo, turn: int, target: memoryview) -> None:
         config = self._index.config
         try:
-            packed = await self._store.get(stored_name(chunk, config))
+            key = stored_name(chunk, config)
+            with reading(self._stats, key, chunk.nbytes):
+                packed = await self._store.get(key)
         except ObjectNotFoundError:
             # LitData replaces compressed files of a local data set by plain ones (format 2.6).
             try:
@@ -396,21 +397,27 @@ class ChunkFetcher:
     ) -> str | None:
         async with self._line.place(turn) as request:
             if not isinstance(target.obj, FileMap):
-                out = target[lo:hi]
-                return await self._store.read_into(key, start, out, on_progress=request.progressed)
-            buffer = (
-                self._buffers.pop() if self._buffers else bytearray(self._line.model.most_bytes)
-            )
-            data = memoryview(buffer)[: hi - lo]
-            etag = await self._store.read_into(key, start, data, on_progress=request.progressed)
+                return await self._read_into(key, start, target[lo:hi], request.progressed)
+            if not self._buffers:  # numpy takes memory and does not touch it
+                self._buffers.append(np.empty(self._line.model.most_bytes, np.uint8).data)
+            buffer = self._buffers.pop()
+            data = buffer[: hi - lo]
+            etag = await self._read_into(key, start, data, request.progressed)
             await in_thread(partial(target.obj.write_at, lo, data))
             self._buffers.append(buffer)
             return etag
 
+    async def _read_into(
+        self, key: str, start: int, out: memoryview, progressed: Callable[[int], None]
+    ) -> str | None:
+        with reading(self._stats, key, len(out)):
+            return await self._store.read_into(key, start, out, on_progress=progressed)
+
     async def _get(self, key: str, start: int, end: int) -> bytes:
         self._stats.bytes_fetched += end - start
         self._stats.requests += 1
-        return await self._store.get_range(key, start, end)
+        with reading(self._stats, key, end - start):
+            return await self._store.get_range(key, start, end)
 
     async def _read(
         self, key: str, start: int, end: int, etag: str | None = None
@@ -419,7 +426,8 @@ class ChunkFetcher:
         out = memoryview(bytearray(end - start))
         self._stats.bytes_fetched += end - start
         self._stats.requests += 1
-        return out, await self._store.read_into(key, start, out, etag=etag)
+        with reading(self._stats, key, end - start):
+            return out, await self._store.read_into(key, start, out, etag=etag)
 
     def _count(self, *, fetched: bool) -> None:
         if fetched:

@@ -23,6 +23,7 @@ from aiolit.runtime.blocking import in_thread
 from aiolit.runtime.groups import single_error
 from aiolit.runtime.stats import Counters
 from aiolit.store.base import Store
+from aiolit.streaming.counting import reading
 from aiolit.streaming.fetch import ChunkFetcher, Held
 
 Spans = list[tuple[int, int]]
@@ -149,10 +150,15 @@ class ParquetFetcher(ChunkFetcher):
                     for lo, hi in split(start, stop, _PART_BYTES):
                         part = target[at : at + hi - lo]
                         at += hi - lo
-                        reading = self._store.read_into(key, lo, part, etag=etag)
-                        tasks.append(group.create_task(reading))
+                        tasks.append(group.create_task(self._read_span(key, lo, part, etag)))
         self._stats.bytes_fetched += len(target)
         self._stats.requests += len(tasks)
+
+    async def _read_span(
+        self, key: str, start: int, out: memoryview, etag: str | None
+    ) -> str | None:
+        with reading(self._stats, key, len(out)):
+            return await self._store.read_into(key, start, out, etag=etag)
 
     async def _footer(self, number: int, chunk: ChunkInfo) -> ParquetFooter:
         """Return a file's footer, fetched once for all who ask."""
@@ -193,9 +199,8 @@ class ParquetFetcher(ChunkFetcher):
     async def _read_end(self, number: int, chunk: ChunkInfo, nbytes: int, there: bytes) -> bytes:
         """Return the last bytes of a file, of which some may be there already."""
         out = bytearray(nbytes - len(there))
-        etag = await self._store.read_into(
-            chunk.filename, chunk.nbytes - nbytes, memoryview(out), etag=self._etags.get(number)
-        )
+        key, start = chunk.filename, chunk.nbytes - nbytes
+        etag = await self._read_span(key, start, memoryview(out), self._etags.get(number))
         self._etags[number] = etag
         self._stats.bytes_fetched += len(out)
         self._stats.requests += 1

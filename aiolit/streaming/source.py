@@ -198,6 +198,11 @@ class ChunkSource:
             self._closing = weakref.finalize(self, _end, os.getpid(), portal, withdraw, close)
             self._closing.atexit = False
 
+    def counters(self) -> Counters:
+        """Return the running counters of this process, also in a child that was forked now."""
+        self._check_process()
+        return self.stats
+
     async def aclose(self) -> None:
         """Close what is open on the running loop."""
         self._check_process()

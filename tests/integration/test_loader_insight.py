@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,7 +52,8 @@ def test_statistics_of_all_workers(
 @pytest.mark.parametrize(
     ("counters", "waited_s", "bound"),
     [
-        (Counters(wait_seconds=8), 8.0, "network"),
+        (Counters(wait_seconds=8, requests=1), 8.0, "network"),
+        (Counters(wait_seconds=8), 8.0, "data"),  # nothing was fetched: it was the disk
         (Counters(decode_seconds=8, wait_seconds=1), 8.0, "decode"),
         (Counters(collate_seconds=8), 8.0, "data"),
         (Counters(wait_seconds=8), 0.5, "consumer"),
@@ -117,6 +119,77 @@ def test_a_trace_of_all_workers_in_one_file(write_dataset: WriteDataset, tmp_pat
     assert processes == {"main process", "loader worker 0", "loader worker 1"}
     # Viewers take the array without its end; with one it is plain JSON.
     assert json.loads(path.read_text().rstrip().rstrip(",") + "]") == events
+
+
+class RunPython(Protocol):
+    def __call__(self, source: str, *arguments: str, timeout_s: float = 60) -> Any: ...
+
+
+def test_a_trace_outlives_kills(
+    run_python: RunPython, write_dataset: WriteDataset, tmp_path: Path
+) -> None:
+    """It can be read while it grows, when a worker was killed, and when all of them were."""
+    folder = write_dataset([{"i": i, "s": str(i)} for i in range(200)], chunk_size=10)
+    path = tmp_path / "trace.json"
+    found = run_python(
+        """
+        import json, multiprocessing, os, signal, sys
+        import aiolit
+        from aiolit.streaming.profiling import read_trace
+
+        folder, cache, path = sys.argv[1:]
+        aiolit.enable_tracer(path)
+        dataset = aiolit.StreamingDataset("local:" + folder, cache_dir=cache)
+        options = {"batch_size": 5, "num_workers": 2, "multiprocessing_context": "fork"}
+        try:
+            # Lists of plain values: torch hands tensors over by a socket, which a kill resets.
+            it = aiolit.StreamingDataLoader(dataset, collate_fn=list, **options)
+            for number, batch in enumerate(it):
+                if number == 3:
+                    print(len(read_trace(path)), flush=True)
+                    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        except RuntimeError as error:
+            assert "killed" in str(error) or "exited unexpectedly" in str(error), error
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises again
+        for number, batch in enumerate(aiolit.StreamingDataLoader(dataset, batch_size=5)):
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        str(folder),
+        str(tmp_path / "cache"),
+        str(path),
+    )
+    assert found.returncode == -signal.SIGKILL, found.stderr
+    text = path.read_text()
+    assert text.startswith("[\n")
+    assert text.endswith("},\n")  # no event is torn
+    events = read_trace(path)
+    assert len(events) == text.count("\n") - 1
+    assert 0 < int(found.stdout) < len(events)
+    check_trace(events)
+    assert len({event["pid"] for event in events if event["ph"] == "X"}) == 3
+
+
+def test_categories_and_levels(write_dataset: WriteDataset, tmp_path: Path) -> None:
+    folder = write_dataset([{"i": i, "s": str(i)} for i in range(60)], chunk_size=10)
+
+    def traced(name: str, **options: Any) -> list[dict[str, Any]]:
+        path = tmp_path / f"{name}.json"
+        enable_tracer(path, **options)
+        try:
+            dataset = StreamingDataset(f"local:{folder}", cache_dir=tmp_path / name)
+            list(StreamingDataLoader(dataset, batch_size=5))
+        finally:
+            disable_tracer()
+        events = read_trace(path)
+        check_trace(events)
+        return [event for event in events if event["ph"] == "X"]
+
+    assert {event["cat"] for event in traced("some", categories=["decode"])} == {"decode"}
+    plain = [event for event in traced("plain") if event["cat"] == "fetch"]
+    debug = [event for event in traced("debug", level="debug") if event["cat"] == "fetch"]
+    assert {event["name"] for event in plain} < {event["name"] for event in debug}
+    assert "read" in {event["name"] for event in debug}
 
 
 def test_trace_refuses_what_it_does_not_know(tmp_path: Path) -> None:
