@@ -77,7 +77,7 @@ class DatasetError(AiolitError):
     """The files of a data set are not as they should be."""
 
 
-class DatasetNotFoundError(DatasetError, FileNotFoundError):
+class DatasetNotFoundError(DatasetError, FileNotFoundError, ValueError):
     """There is no data set at the path or URL."""
 
 
@@ -101,7 +101,7 @@ class UntrustedDataError(DatasetError):
     """Reading would run code from the data, and nobody allowed it."""
 
 
-class EncryptionError(DatasetError):
+class EncryptionError(DatasetError, ValueError):
     """The key is missing or wrong."""
 
 

@@ -161,6 +161,7 @@ class StreamingDataLoader(DataLoader[Any]):
         run = self._plan()
         self._pace.reading = (run, 0)
         self._source.position = self._source.next_position(run)
+        self._source.begins(run)
         profile, self._profile = self._profile, None  # the first iteration only
         if profile is not None:
             profile.start()
@@ -192,6 +193,11 @@ class StreamingDataLoader(DataLoader[Any]):
             if self._callback is not None and returned - told >= self._callback[1]:
                 self._callback[0](self.stats())
                 asked = told = time.perf_counter()
+
+    @property
+    def current_epoch(self) -> int:
+        """The epoch that is read, or was read last; before any is, the one that comes."""
+        return self._source.current_epoch
 
     def stats(self) -> dict[str, Any]:
         """Return what was fetched, cached, decoded and waited for so far, over all workers.

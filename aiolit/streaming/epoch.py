@@ -124,6 +124,7 @@ class Streamable(IterableDataset[Any]):
         self._drop_last, self._canonical, self._force = drop_last, canonical, force
         self._position, self._readers, self._reading = Position(), (1, 1), None
         self._pending = self._of_worker = None
+        self._epoch: int | None = None  # the one that is read, or was read last
 
     # ---- what a subclass says ----------------------------------------------------------------
 
@@ -259,6 +260,7 @@ class Streamable(IterableDataset[Any]):
             batch_of: Makes a batch.
             together: So many batches may be made as one where they come from one lane.
         """
+        self.begins(run)
         dealt, base = self._dealt(run.position, run.options, run.deal)
         share = dealt.share_of(base, run.rank, worker, run.position.own)
         lengths = [int(dealt.lengths[lane]) for lane in share.lanes]
@@ -276,6 +278,10 @@ class Streamable(IterableDataset[Any]):
                     with dealt.shares.open([lane], [position]) as once:
                         again = once.take(0, 1)
                 yield batch_of(reader, wants, again)
+
+    def begins(self, run: Run) -> None:
+        """Take note that a run is read from here on, by this process or by workers."""
+        self._epoch = run.position.epoch
 
     def _listed(self, reader: LaneReader, wants: Wants, again: list[Any]) -> list[Any]:
         samples = [sample for lane, count in wants for sample in reader.take(lane, count)]
@@ -351,6 +357,26 @@ class Streamable(IterableDataset[Any]):
         return {**self.__dict__, "_reading": None}
 
     # ---- state -------------------------------------------------------------------------------
+
+    @property
+    def current_epoch(self) -> int:
+        """The epoch that is read, or was read last; before any is, the one that comes. Epochs are
+        counted from 1. To set it is ``set_epoch``."""
+        return self._position.epoch if self._epoch is None else self._epoch
+
+    @current_epoch.setter
+    def current_epoch(self, epoch: int) -> None:
+        self.set_epoch(epoch)
+
+    @property
+    def batch_size(self) -> int:
+        """The size of the batches in which this data set is read, as a loader told it."""
+        return self._readers[1]
+
+    @property
+    def num_workers(self) -> int:
+        """How many workers read this data set, as a loader told it; at least 1."""
+        return self._readers[0]
 
     @property
     def position(self) -> Position:
@@ -430,7 +456,7 @@ class Streamable(IterableDataset[Any]):
         check_same(state, self.identity(), force=self._force)
         position = Position.from_json(state)
         self.apply_settings(state.get("settings"))
-        self.position, self._reading = position, None
+        self.position, self._reading, self._epoch = position, None, None
         if position.is_begun:
             self._pending = self.options(), self._about()
         if "worker" in state:
@@ -449,7 +475,7 @@ class Streamable(IterableDataset[Any]):
         if current_epoch < 0:
             raise ConfigError(f"an epoch is a whole number from 0 on, not {current_epoch}")
         if not self._position.is_begun:
-            self._position = replace(self._position, epoch=current_epoch)
+            self._position, self._epoch = replace(self._position, epoch=current_epoch), None
 
     def set_drop_last(self, drop_last: bool | None) -> None:
         """Set whether the last, short batch is left out."""

@@ -262,3 +262,48 @@ def test_a_cache_that_cannot_be_written(sets: Path, tmp_path: Path) -> None:
     dataset = StreamingDataset(f"local:{sets / 'plain'}", cache_dir=tmp_path / "file" / "cache")
     with pytest.raises(CacheError, match="give another cache_dir"):
         list(dataset)
+
+
+def test_what_a_data_set_and_its_loader_are_told(sets: Path) -> None:
+    dataset = StreamingDataset(sets / "plain", shuffle=True, seed=7, batch_decode=32)
+    assert (dataset.shuffle, dataset.seed, dataset.item_loader.name) == (True, 7, "PyTreeLoader")
+    StreamingDataLoader(dataset, batch_size=4)
+    assert (dataset.batch_size, dataset.num_workers) == (4, 1)
+    dataset.set_shuffle(False)
+    assert dataset.shuffle is False
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_current_epoch(sets: Path, workers: int) -> None:
+    dataset = StreamingDataset(sets / "plain")
+
+    def epoch_of(sample: Any, /) -> int:
+        return dataset.current_epoch
+
+    dataset.transform = epoch_of  # type: ignore[method-assign]
+    loader = StreamingDataLoader(dataset, batch_size=4, num_workers=workers)
+    assert (loader.current_epoch, dataset.current_epoch) == (1, 1)
+    for epoch in (1, 2):
+        for batch in loader:
+            assert batch.unique().tolist() == [epoch] == [loader.current_epoch]
+        assert loader.current_epoch == dataset.current_epoch == epoch
+    dataset.current_epoch = 7
+    assert loader.current_epoch == 7
+    assert next(iter(loader)).unique().tolist() == [7]
+    state = loader.state_dict()
+    loader.load_state_dict(state)
+    assert loader.current_epoch == 7
+
+
+def test_a_transform_that_is_assigned(sets: Path) -> None:
+    dataset = StreamingDataset(sets / "plain")
+    plain = list(dataset)
+
+    def number_of(sample: Any, /) -> tuple[int]:
+        return (sample["n"],)
+
+    dataset.transform = number_of  # type: ignore[method-assign]
+    found = [(sample["n"],) for sample in plain]
+    assert list(dataset) == [dataset[number] for number in range(len(plain))] == found
+    (batch,) = StreamingDataLoader(dataset, batch_size=len(plain))
+    assert batch[0].tolist() == [number for (number,) in found]
