@@ -54,8 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         console.error(_worded(str(error)))
         return 2
-    except (AiolitError, OSError) as error:
+    except AiolitError as error:
         console.error(_worded(str(error)))
+        return 1
+    except OSError as error:  # of a local file that is none of a store's
+        place = "" if error.filename is None else f"{error.filename}: "
+        console.error(f"{place}{error.strerror or error}")
         return 1
     except ExceptionGroup as group:
         known, others = group.split((AiolitError, OSError))

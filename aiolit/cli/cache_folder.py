@@ -17,7 +17,7 @@ from aiolit.cache.chunks import CacheConfig, ChunkCache
 from aiolit.cache.ledger import Ledger
 from aiolit.cache.locks import FileLock, remove_unlocked
 from aiolit.cli.console import Console, columns
-from aiolit.errors import CacheError
+from aiolit.errors import CacheError, ConfigError
 from aiolit.format.checksum import crc32
 from aiolit.streaming.resolver import default_cache_dir, resolve
 from aiolit.units import format_size
@@ -76,7 +76,13 @@ def _namespaces(root: Path, wanted: str) -> list[str]:
 
 def _files(ledger: Ledger, root: Path, wanted: str) -> Iterator[Cached]:
     """List the entered files; the folder is not made where there is none."""
-    if not any(root.glob("ledger.*")):
+    try:
+        names = os.listdir(root)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"{root} is no cache folder: {error.strerror}") from error
+    if not any(name.startswith("ledger.") for name in names):
         return
     for key, nbytes in sorted(ledger.paths().items()):
         folder, _, name = key.partition("/")

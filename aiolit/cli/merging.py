@@ -6,18 +6,22 @@ import argparse
 
 from aiolit.cli.arguments import storage_options
 from aiolit.cli.console import Console
-from aiolit.processing.functions import merge_datasets
+from aiolit.cli.progress import chunk_bar
+from aiolit.processing.merge import check_merge, merge
+from aiolit.runtime.portal import portal
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run the command; see ``parser``."""
-    summary = merge_datasets(
+    job = check_merge(
         args.sources,
         args.target,
         args.concurrency,
         storage_options(args.storage_option),
-        session_options=storage_options(args.session_option),
+        storage_options(args.session_option),
     )
+    with chunk_bar("merge", shown=console.shows_progress) as show:
+        summary = portal().call(merge, job, show)
     console.result(
         {
             "target": summary.output_dir,

@@ -20,6 +20,21 @@ _Bar.set_lock(threading.RLock())
 
 
 @contextmanager
+def chunk_bar(label: str, *, shown: bool) -> Iterator[Callable[[int, int], object] | None]:
+    """Show chunks done on stderr while the block runs; yield what is told how many there are."""
+    if not shown:
+        yield None
+        return
+    with _Bar(desc=label, unit=" chunks", dynamic_ncols=True, leave=False) as bar:
+
+        def show(total: int, done: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+@contextmanager
 def byte_bar(label: str, total: int, *, shown: bool) -> Iterator[Callable[[int], object]]:
     """Show bytes done on stderr while the block runs; yield what adds to them."""
     if not shown:

@@ -71,6 +71,14 @@ class Journal:
 
     def __init__(self, path: Path, raw_index: bytes) -> None:
         self.done: set[str] = set()
+        try:
+            self._open(path, raw_index)
+        except OSError as error:
+            raise ConfigError(
+                f"the journal {path} cannot be opened: {error.strerror}; give another --resume"
+            ) from error
+
+    def _open(self, path: Path, raw_index: bytes) -> None:
         head = {"format": _FORMAT, "index": hashlib.sha256(raw_index).hexdigest()}
         whole = self._load(path, head) if path.exists() else 0
         self._file: TextIO = path.open("a", encoding="utf-8")

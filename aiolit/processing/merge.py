@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -32,6 +32,8 @@ from aiolit.store.connections import expand
 from aiolit.store.local import LocalStore
 
 __all__ = ["check_merge", "merge"]
+
+OnCopied = Callable[[int, int], object]
 
 _MAX_WORKERS = 16
 # Stores whose `copy` stays inside the server, for any two keys of a bucket.
@@ -77,8 +79,12 @@ def check_merge(
     return MergeJob(sources, output, workers, storage_options, session_options)
 
 
-async def merge(job: MergeJob) -> Summary:
+async def merge(job: MergeJob, on_copied: OnCopied | None = None) -> Summary:
     """Write a data set that has the chunks of all inputs, in their order.
+
+    Args:
+        job: What to merge.
+        on_copied: Called with the chunks there are, and with those copied so far, after each.
 
     Raises:
         ConfigError: There is a data set already, or the inputs differ in how they are stored.
@@ -108,7 +114,7 @@ async def merge(job: MergeJob) -> Summary:
         try:
             root = split_bucket(job.output)
             copier = _Copier(target.store, None if root is None else await opened(root[0]))
-            nbytes = await _copy_all(copies, copier, job.max_workers)
+            nbytes = await _copy_all(copies, copier, job.max_workers, on_copied)
         except BaseException:
             await target.discard(names)
             raise
@@ -173,7 +179,9 @@ def _plan(sources: Sequence[_Source], config: DatasetConfig) -> list[_Copy]:
     return copies
 
 
-async def _copy_all(copies: list[_Copy], copier: _Copier, max_workers: int) -> int:
+async def _copy_all(
+    copies: list[_Copy], copier: _Copier, max_workers: int, on_copied: OnCopied | None
+) -> int:
     places = asyncio.Semaphore(max_workers)
     sizes: list[int] = []
 
@@ -193,6 +201,8 @@ async def _copy_all(copies: list[_Copy], copier: _Copier, max_workers: int) -> i
                 await copier.copy(source.store, plain, new.filename)
                 copies[number] = (source, old, new)
             sizes.append(size)
+            if on_copied is not None:
+                on_copied(len(copies), len(sizes))
 
     with single_error():
         async with asyncio.TaskGroup() as group:

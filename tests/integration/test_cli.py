@@ -435,6 +435,16 @@ def test_a_file_is_no_data_set(call: Call, tmp_path: Path) -> None:
     assert path.read_bytes() == b"x"
 
 
+def test_folders_that_cannot_be_used_are_named(call: Call, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    found = call("cache", "ls", "--cache-dir", path)
+    assert (found.code, "file is no cache folder: Not a directory" in found.err) == (2, True)
+    found = call("verify", folder, "--resume", path / "journal")
+    assert found.code == 2
+    assert "journal cannot be opened: Not a directory" in found.err
+
+
 def test_parquet_files_are_a_data_set_without_an_index(call: Call, tmp_path: Path) -> None:
     for number in range(2):
         pq.write_table(pa.table({"n": range(20)}), tmp_path / f"{number}.parquet")
