@@ -32,6 +32,9 @@ class FernetEncryption(Encryption):
     Args:
         password: The password.
         level: ``"sample"`` or ``"chunk"``.
+
+    Raises:
+        ConfigError: The password is no text, or there is no such level.
     """
 
     algorithm = "fernet"

@@ -32,6 +32,9 @@ class RSAEncryption(Encryption):
     Args:
         password: Protects the private key where it is saved, or None.
         level: ``"sample"`` or ``"chunk"``.
+
+    Raises:
+        ConfigError: There is no such level.
     """
 
     algorithm = "rsa"
@@ -57,7 +60,7 @@ class RSAEncryption(Encryption):
         self._public = _load_public(state["_public"], "pickle")
 
     def encrypt(self, data: bytes) -> bytes:
-        """Return ``data`` encrypted for the private key."""
+        """Return ``data`` encrypted for whoever has the private key."""
         data = bytes(data)
         public = self._keys()
         if len(data) <= public.key_size // 8 - _OAEP_COST:
@@ -119,7 +122,11 @@ class RSAEncryption(Encryption):
     def save_keys(
         self, private_key_path: str | os.PathLike[str], public_key_path: str | os.PathLike[str]
     ) -> None:
-        """Write the two keys as PEM files, the private one encrypted with the password."""
+        """Write the two keys as PEM files, the private one encrypted with the password.
+
+        Raises:
+            EncryptionError: Only the public key is here.
+        """
         private = self._private_pem(self.password)
         if private is None:
             raise EncryptionError("only the public key is here; there is no private one to save")

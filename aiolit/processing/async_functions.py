@@ -79,8 +79,11 @@ async def optimize(
 ) -> Summary:
     """Do what ``aiolit.optimize`` does, on the caller's loop.
 
-    ``inputs`` may be an ``asyncio.Queue`` of this loop too; `ALL_DONE` ends it. A plain iterable is
-    pulled in another thread. Cancelling the call ends the job as Ctrl-C does.
+    Arguments, result and errors are the same. ``inputs`` may be an ``asyncio.Queue`` of this loop
+    too; `ALL_DONE` ends it. A plain iterable is pulled in another thread.
+
+    Cancelling the call ends the job as Ctrl-C does: no process, no index and no chunk is left, but
+    with ``use_checkpoint`` the finished chunks.
     """
     arguments = OptimizeArguments(
         fn=fn,
@@ -163,7 +166,8 @@ async def map(
 ) -> MapSummary:
     """Do what ``aiolit.map`` does, on the caller's loop.
 
-    Cancelling the call ends the job as Ctrl-C does.
+    Arguments, result and errors are the same. Cancelling the call ends the job as Ctrl-C does:
+    files stored before stay, no process and no work folder is left.
     """
     arguments = MapArguments(
         fn=fn,
@@ -209,7 +213,10 @@ async def merge_datasets(
     *,
     session_options: Mapping[str, Any] | None = None,
 ) -> Summary:
-    """Do what ``aiolit.merge_datasets`` does, on the caller's loop."""
+    """Do what ``aiolit.merge_datasets`` does, on the caller's loop.
+
+    Arguments, result and errors are the same. Cancelling the call leaves no index and no chunk.
+    """
     job = check_merge(input_dirs, output_dir, max_workers, storage_options, session_options)
     return await merge(job)
 
@@ -223,7 +230,7 @@ class Writer:
     a cancellation writes no index and removes the chunks.
 
     Args:
-        output_dir: A folder, an ``s3://`` URL, or a ``Dir``.
+        output_dir: A folder, a URL of a store that can be written, or a ``Dir``.
         chunk_size: Most samples in a chunk (tokens, with `TokensLoader`).
         chunk_bytes: Most bytes of samples in a chunk. Exactly one of the two is needed.
         compression: ``"zstd"`` or ``"zstd:1"`` to ``"zstd:22"``.
@@ -238,7 +245,9 @@ class Writer:
         session_options: Options of the store's session.
 
     Raises:
-        ConfigError: An argument cannot work.
+        ConfigError: An argument cannot work; on entering, there is a data set already.
+        OptimizeError: On leaving, not a single sample was put, or some are missing.
+        StoreError: On leaving, a chunk or the index could not be stored.
     """
 
     def __init__(

@@ -73,7 +73,8 @@ def optimize(
     """Run ``fn`` on every input in worker processes and write what it returns as a data set.
 
     The data set is the same, byte for byte, for any number of workers. ``index.json`` is written
-    last: it exists if and only if the data set is complete.
+    last: it exists if and only if the data set is complete. Leaves that only pickle can store are
+    named in one warning.
 
     Args:
         fn: Gets one input and returns one sample, or yields any number of them. Returning None or
@@ -81,7 +82,7 @@ def optimize(
             ``async def`` or async generator; it is sent to fresh interpreters by cloudpickle, so
             it may live in an unguarded script, a notebook or a closure.
         inputs: A list, any iterable or iterator, an async iterable, a data loader, or a queue.
-        output_dir: A folder, an ``s3://`` URL, or a ``Dir``.
+        output_dir: A folder, a URL of a store that can be written, or a ``Dir``.
         queue: A ``multiprocessing.Queue`` to read inputs from until `ALL_DONE` comes, once.
         input_dir: Where the files named by the inputs lie; remote ones are downloaded ahead.
         weights: How long each input takes, relative to the others; heavy ones travel alone.
@@ -137,6 +138,7 @@ def optimize(
         SchemaError: A sample does not have the leaves of the first one.
         WorkerDiedError: A worker was killed; names the inputs it had not finished.
         ProducerError: The source of inputs ended, or was silent too long.
+        OptimizeError: Not a single sample came out.
         StoreError: A chunk could not be stored.
 
     A failure and Ctrl-C leave no process, no index and no chunk of this call behind; with

@@ -66,9 +66,16 @@ class StreamingRawDataset(Dataset[Any]):
         save_index: Whether the list is saved beside remote data. It never is in a local folder.
         max_cache_size: What the cache folder may hold; see ``StreamingDataset``.
         prefetch_bytes: Bytes that a reader fetches ahead in ``StreamingDataLoader``.
-        shuffle: As for ``StreamingDataset``, and so are ``drop_last``, ``seed``,
-            ``num_canonical_nodes``, ``rank``, ``world_size``, ``replicate``, ``device_mesh`` and
-            ``data_dims``; all of them for ``StreamingDataLoader`` only.
+        shuffle: Whether each epoch has its own random order of all items. This and what follows
+            is for ``StreamingDataLoader`` only, and means what it does for ``StreamingDataset``.
+        drop_last: Whether the items that do not fill a batch of every rank are left out.
+        seed: The seed of the order.
+        num_canonical_nodes: The same global batches on any number of ranks that divides it.
+        rank: This process's place, where neither torch.distributed nor the launcher tells.
+        world_size: How many processes read different data; given together with ``rank``.
+        replicate: So many consecutive ranks read the same data.
+        device_mesh: A ``torch.distributed.DeviceMesh`` that says who reads the same data.
+        data_dims: The names of the mesh's dimensions of data parallelism, where it has several.
         on_error: ``"skip"`` puts another item in the place of one that cannot be fetched, in
             epochs and in torch's ``DataLoader``, with a warning for each; ``stats()`` counts them.
 

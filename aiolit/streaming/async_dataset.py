@@ -23,8 +23,9 @@ from aiolit.streaming.source import ChunkSource
 class AsyncStreamingDataset:
     """A data set, read on the running event loop: ``async with`` opens it, leaving closes it.
 
-    The arguments are those of ``aiolit.StreamingDataset``, with their meanings. The order of an
-    epoch is the same as there for the same rank, batch size and no workers.
+    The arguments are those of ``aiolit.StreamingDataset``, with their meanings, and so are the
+    errors, which entering the block raises. The order of an epoch is the same as there for the same
+    rank, batch size and no workers; each iteration is the next epoch.
 
     Leaving the block cancels what is on its way; connections, files and reservations of the cache
     are given back. All methods belong to the loop that entered the block.
@@ -74,6 +75,8 @@ class AsyncStreamingDataset:
 
         Raises:
             IndexError: There is no such sample.
+            StoreError: It cannot be fetched; the message names the chunk.
+            DatasetError: Its bytes are damaged; the message names chunk and sample.
         """
         return (await self.get_many([index]))[0]
 
@@ -82,6 +85,8 @@ class AsyncStreamingDataset:
 
         Raises:
             IndexError: There is no such sample; nothing was fetched.
+            StoreError: One cannot be fetched; the message names the chunk.
+            DatasetError: Bytes are damaged; the message names chunk and sample.
         """
         dataset = self._dataset
         chunks, samples = dataset.places(indices)
