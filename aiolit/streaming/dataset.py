@@ -115,6 +115,8 @@ class StreamingDataset(Streamable):
             group must.
         device_mesh: A ``torch.distributed.DeviceMesh`` that says who reads the same data.
         data_dims: The names of the mesh's dimensions of data parallelism, where it has several.
+        decode: Whether images, videos and the like that are stored as encoded files are decoded.
+            False hands out the files' bytes as they are, to be decoded elsewhere.
         allow_pickle: Whether pickled leaves, which can run code, are loaded. By default only from
             this host's own disks, or where ``AIOLIT_ALLOW_PICKLE=1`` is set.
 
@@ -155,12 +157,13 @@ class StreamingDataset(Streamable):
         replicate: int = 1,
         device_mesh: Any = None,
         data_dims: str | Sequence[str] | None = None,
+        decode: bool = True,
         allow_pickle: bool | None = None,
     ) -> None:
         super().__init__(
             drop_last=drop_last, canonical=num_canonical_nodes, force=force_override_state_dict
         )
-        _check_flags(shuffle=shuffle, drop_last=drop_last, seed=seed)
+        _check_flags(shuffle=shuffle, drop_last=drop_last, seed=seed, decode=decode)
         check_serializers(serializers)
         self.ahead = whole_number(max_pre_download, "max_pre_download")
         if num_canonical_nodes is not None:
@@ -189,6 +192,7 @@ class StreamingDataset(Streamable):
             storage_options=storage_options,
             session_options=session_options,
             allow_pickle=_trusts(location, allow_pickle),
+            decode_files=decode,
             cache=CacheConfig(folder, cache_limit(max_cache_size, folder)),
             in_memory=cache == "memory",
         )
@@ -468,9 +472,16 @@ def _window(window: int | str | None, source: ChunkSource) -> int:
     return whole_number(window, "shuffle_window")
 
 
-def _check_flags(*, shuffle: object = False, drop_last: object = None, seed: object = 0) -> None:
-    if not isinstance(shuffle, bool):
-        raise ConfigError(f"shuffle must be True or False, not {shuffle!r}")
+def _check_flags(
+    *,
+    shuffle: object = False,
+    drop_last: object = None,
+    seed: object = 0,
+    decode: object = True,
+) -> None:
+    for name, value in (("shuffle", shuffle), ("decode", decode)):
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name} must be True or False, not {value!r}")
     if drop_last is not None and not isinstance(drop_last, bool):
         raise ConfigError(f"drop_last must be True, False or None, not {drop_last!r}")
     if isinstance(seed, bool) or not isinstance(seed, int):

@@ -55,6 +55,7 @@ class ReadOptions:
         storage_options: For the store's client.
         session_options: For the store's session.
         allow_pickle: Whether pickled leaves are loaded.
+        decode_files: Whether leaves that are encoded files are decoded.
         cache: The cache folder and its limit.
         in_memory: Whether fetched chunks are kept in memory instead, and nothing is written.
     """
@@ -65,6 +66,7 @@ class ReadOptions:
     storage_options: Mapping[str, Any] | None
     session_options: Mapping[str, Any] | None
     allow_pickle: bool
+    decode_files: bool
     cache: CacheConfig
     in_memory: bool = False
 
@@ -102,7 +104,9 @@ class ChunkSource:
 
     def _bind(self) -> BoundLoader:
         registry = SerializerRegistry(
-            self.options.serializers, allow_pickle=self.options.allow_pickle
+            self.options.serializers,
+            allow_pickle=self.options.allow_pickle,
+            decode_files=self.options.decode_files,
         )
         return self.loader.bind(
             self.index, registry=registry, source=self.label, encryption=self.options.encryption

@@ -87,6 +87,11 @@ class LeafKind(ABC):
     def decoder(self, format_name: str, *, allow_pickle: bool) -> Decode:
         """Return the function that turns stored bytes into the value."""
 
+    def file_reader(self) -> Decode | None:
+        """Return the function that hands out the encoded file, or files, that are stored; None if
+        what is stored is no file."""
+        return None
+
 
 def mismatch(path: str, expected: str, value: Any) -> SchemaError:
     """Return the error for a value that differs in kind from the first sample's."""

@@ -64,6 +64,9 @@ class MediaKind(LeafKind):
 
         return decode
 
+    def file_reader(self) -> Decode:
+        return bytes
+
 
 class VideoKind(MediaKind):
     """A video file, given by its path; the extension is part of the name, ``video:mp4``."""

@@ -86,6 +86,9 @@ class JpegKind(LeafKind):
     def decoder(self, format_name: str, *, allow_pickle: bool) -> Decode:
         return decode_image
 
+    def file_reader(self) -> Decode:
+        return bytes
+
 
 class JpegArrayKind(LeafKind):
     """A list or tuple of JPEG images, of any length, as JPEG files."""
@@ -108,6 +111,9 @@ class JpegArrayKind(LeafKind):
     def decoder(self, format_name: str, *, allow_pickle: bool) -> Decode:
         return decode_jpeg_array
 
+    def file_reader(self) -> Decode:
+        return lambda data: [bytes(file) for file in jpeg_files(data)]
+
 
 class ImageKind(LeafKind):
     """An encoded image file that LitData wrote from an ``Image`` wrapper or path; only read."""
@@ -117,6 +123,9 @@ class ImageKind(LeafKind):
     def decoder(self, format_name: str, *, allow_pickle: bool) -> Decode:
         return decode_image
 
+    def file_reader(self) -> Decode:
+        return bytes
+
 
 class TiffKind(LeafKind):
     """A TIFF file that LitData wrote from a ``Tiff`` wrapper; only read."""
@@ -125,6 +134,9 @@ class TiffKind(LeafKind):
 
     def decoder(self, format_name: str, *, allow_pickle: bool) -> Decode:
         return decode_tiff
+
+    def file_reader(self) -> Decode:
+        return bytes
 
 
 class TiffFileKind(TiffKind):

@@ -89,13 +89,19 @@ class SerializerRegistry:
     Args:
         user: The user's serializers by name, tried first and in this order.
         allow_pickle: Whether pickled leaves may be loaded, which runs code from the data.
+        decode_files: Whether images, videos and the like, stored as encoded files, are decoded;
+            else they are read as bytes.
     """
 
     def __init__(
-        self, user: Mapping[str, Serializer] | None = None, *, allow_pickle: bool = True
+        self,
+        user: Mapping[str, Serializer] | None = None,
+        *,
+        allow_pickle: bool = True,
+        decode_files: bool = True,
     ) -> None:
         self.user = dict(user or {})
-        self.allow_pickle = allow_pickle
+        self.allow_pickle, self.decode_files = allow_pickle, decode_files
 
     def choose(self, leaf: Any, path: str) -> LeafEncoder:
         """Return the encoder for the leaf at ``path``, chosen by its value in the first sample.
@@ -132,7 +138,10 @@ class SerializerRegistry:
             if name in self.user:
                 return _user_decoder(self.user[name], format_name)
             if name in _BY_NAME:
-                return _BY_NAME[name].decoder(format_name, allow_pickle=self.allow_pickle)
+                kind = _BY_NAME[name]
+                if not self.decode_files and (read_file := kind.file_reader()) is not None:
+                    return read_file
+                return kind.decoder(format_name, allow_pickle=self.allow_pickle)
         known = ", ".join(sorted({*self.user, *_BY_NAME}))
         raise IndexFormatError(
             f"no serializer for leaves of format '{format_name}'; pass serializers={{'{base}': "
