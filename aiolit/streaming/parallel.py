@@ -354,15 +354,16 @@ def _takes_rngs(transform: Transform | None) -> bool:
         return False
     if not callable(transform):
         raise ConfigError(f"transform must be a function, not {transform!r}")
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    required = [
-        one
-        for one in inspect.signature(transform).parameters.values()
-        if one.kind in kinds and one.default is inspect.Parameter.empty
-    ]
-    if len(required) not in (1, 2):
+    kinds = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.VAR_POSITIONAL,
+    )
+    taken = [one for one in inspect.signature(transform).parameters.values() if one.kind in kinds]
+    required = [one for one in taken if one.default is inspect.Parameter.empty]
+    count = len(required or taken[:2])  # where all have defaults, it takes what it can
+    if count not in (1, 2):
         raise ConfigError(
-            "transform must take the samples, or the samples and rngs, not "
-            f"{len(required)} arguments"
+            f"transform must take the samples, or the samples and rngs, not {count} arguments"
         )
-    return len(required) == 2
+    return count == 2

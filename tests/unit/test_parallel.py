@@ -73,6 +73,27 @@ def test_transform_is_checked(folders: list[Path], transform: Any) -> None:
         ParallelStreamingDataset(opened(folders), transform=transform)
 
 
+def with_defaults(samples: Any = None, rngs: Any = None) -> Any:
+    return samples, sorted(rngs)
+
+
+def with_another_default(samples: Any, other: int = 5) -> Any:
+    return samples, other
+
+
+def any_number(*samples: Any) -> Any:
+    return samples
+
+
+def test_a_transform_may_have_defaults(folders: list[Path]) -> None:
+    made = ParallelStreamingDataset(opened(folders), transform=with_defaults)
+    assert next(iter(made))[1] == ["numpy", "random", "torch"]
+    made = ParallelStreamingDataset(opened(folders), transform=with_another_default)
+    assert next(iter(made))[1] == 5
+    made = ParallelStreamingDataset(opened(folders), transform=any_number)
+    assert len(next(iter(made))) == 1
+
+
 def test_members_must_have_samples(folders: list[Path]) -> None:
     empty = opened(folders)[0].subset([])
     with pytest.raises(ConfigError, match="no samples"):
