@@ -318,6 +318,33 @@ def test_images_as_the_hub_stores_them(call: Call, tmp_path: Path) -> None:
         assert (sample["sound"], sample["label"]) == (b"RIFF", number)
 
 
+@pytest.mark.keeps_open("sockets", "threads", reason="the portal's connections")
+def test_from_the_hub(call: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "hub" / "owner" / "name" / "data"
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        pq.write_table(table(0, 30), folder / f"{split}-00000-of-00001.parquet")
+    bare = tmp_path / "hub" / "owner" / "bare"
+    bare.mkdir()
+    (bare / "README.md").write_text("# name")
+    command = [sys.executable, str(ROOT / "examples" / "local_hub.py"), str(tmp_path / "hub")]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as hub:
+        assert hub.stdout is not None
+        endpoint = hub.stdout.readline().strip()
+        given = ["--storage-option", f"endpoint={endpoint}", "--num-workers", 1]
+        url = "hf://datasets/owner/name/data/train-*.parquet"
+        found = call("convert", url, tmp_path / "out", *given, "--columns", "id,tokens")
+        assert (found["kind"], found["samples"]) == ("parquet", 30)
+        samples = list(StreamingDataset(tmp_path / "out"))
+        assert [sample["id"] for sample in samples] == list(range(30))
+        missing = call("convert", "hf://datasets/owner/bare", tmp_path / "o2", *given, fails=2)
+        assert "@refs/convert/parquet" in missing
+        assert hub.stdin is not None
+        hub.stdin.close()
+
+
 # ---- images --------------------------------------------------------------------------------------
 
 
