@@ -20,7 +20,7 @@ function fill(made, classes, attributes, children) {
     else if (value !== null && value !== undefined && value !== false)
       made.setAttribute(key, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return made;
 }
 

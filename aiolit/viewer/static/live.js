@@ -3,6 +3,8 @@
 import { bytes, el, plural, problem, svg, whole } from "./dom.js";
 
 const KEPT = 180; // seconds of history
+const LEAST = 30; // seconds that a line has room for at first
+const WIDTH = 200; // of a line's drawing, which is stretched
 
 const moments = []; // what has come, the latest last
 let state = "waiting"; // or "running", "ended", "lost"
@@ -38,7 +40,7 @@ export async function show(_, rest, signal) {
   const tiles = Object.values(TILES).map((make) => make());
   const status = el("p.where", { role: "status" });
   const verdict = el("p.verdict");
-  const totals = el("dl.facts");
+  const totals = el("dl.totals");
   draw = () => {
     if (signal.aborted) return;
     status.textContent = STATES[state];
@@ -48,7 +50,9 @@ export async function show(_, rest, signal) {
     drawVerdict(verdict, last.stats.verdict);
     for (const tile of tiles) tile.update();
     totals.replaceChildren(
-      ...figures(last).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]),
+      ...figures(last).map(([name, value]) =>
+        el("div", {}, el("dt", {}, name), el("dd", {}, value)),
+      ),
     );
   };
   draw();
@@ -89,6 +93,9 @@ const share = (name, others) => () =>
     return whole_ > 0 ? Math.min(1, Math.max(0, (value(to, name) - value(from, name)) / whole_)) : null;
   });
 
+/** What a level was at each moment. */
+const level = (name) => () => moments.slice(1).map((moment) => value(moment, name));
+
 const percent = (part) => `${Math.round(100 * part)} %`;
 
 /** A tile: a figure, its history as a line, and a line of words. */
@@ -98,7 +105,7 @@ function tile(title, id, { history, figure, words, most }) {
   const area = svg("path.area");
   const line = svg(
     "svg.line",
-    { viewBox: "0 0 180 40", preserveAspectRatio: "none", "aria-hidden": "true" },
+    { viewBox: `0 0 ${WIDTH} 40`, preserveAspectRatio: "none", "aria-hidden": "true" },
     area,
     path,
   );
@@ -112,17 +119,20 @@ function tile(title, id, { history, figure, words, most }) {
     below,
   );
   const update = () => {
-    const points = history();
-    const last = points.findLast((point) => point !== null);
-    output.textContent = last === undefined ? "–" : figure(last);
-    below.textContent = words ? words(moments[moments.length - 1]) : "";
-    const top = most || Math.max(...points.filter((point) => point !== null), 1e-9);
-    const drawn = points
-      .map((point, at) => [KEPT - points.length + at + 1, 38 - 36 * ((point ?? 0) / top)])
-      .map(([x, y]) => `${x} ${y.toFixed(1)}`);
+    // Where nothing can be said of a second, what was true before it is drawn.
+    const points = [];
+    for (const point of history()) points.push(point ?? points[points.length - 1] ?? 0);
+    output.textContent = points.length ? figure(points[points.length - 1]) : "–";
+    below.textContent = words(moments[moments.length - 1]);
+    const top = most || Math.max(...points, 1e-9);
+    const step = WIDTH / (Math.max(LEAST, points.length) - 1);
+    const drawn = points.map((point, at) => {
+      const x = WIDTH - (points.length - 1 - at) * step;
+      return `${x.toFixed(1)} ${(38 - 36 * (point / top)).toFixed(1)}`;
+    });
+    const [from] = (drawn[0] || "0").split(" ");
     path.setAttribute("d", drawn.length ? `M${drawn.join("L")}` : "");
-    const from = KEPT - points.length + 1;
-    area.setAttribute("d", drawn.length ? `M${from} 40L${drawn.join("L")}L${KEPT} 40Z` : "");
+    area.setAttribute("d", drawn.length ? `M${from} 40L${drawn.join("L")}L${WIDTH} 40Z` : "");
   };
   return { element, update };
 }
@@ -149,6 +159,21 @@ const TILES = {
       most: 1,
       words: ({ stats }) =>
         `${(stats.loop_wait_seconds || 0).toFixed(1)} s of ${(stats.loop_seconds || 0).toFixed(1)} s`,
+    }),
+  ready: () =>
+    tile("Batches ready, not taken", "ready", {
+      history: level("batches_ready"),
+      figure: whole,
+      words: ({ stats }) =>
+        stats.batches_ready ? "they wait for the loop" : "the loop takes them as they come",
+    }),
+  ahead: () =>
+    tile("Fetched ahead", "ahead", {
+      history: level("bytes_ahead"),
+      figure: bytes,
+      words: ({ stats }) =>
+        `${plural(stats.chunks_ahead || 0, "chunk or part", "chunks and parts")} · ` +
+        `${plural(stats.requests_running || 0, "request")} under way`,
     }),
   cache: () =>
     tile("Answered by the cache", "cache", {

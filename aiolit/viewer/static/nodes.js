@@ -33,7 +33,8 @@ function drawBranch(node, number) {
 }
 
 function describe(node) {
-  if (node.shape) return `${node.dtype} ${node.shape.join(" × ")}`;
+  if (node.shape && node.shape.length === 1) return `${whole(node.shape[0])} of ${node.dtype}`;
+  if (node.shape) return `${node.shape.join(" × ")} of ${node.dtype}`;
   if (node.nbytes !== undefined) return bytes(node.nbytes);
   if (node.length !== undefined) return `${whole(node.length)} characters`;
   return "";
@@ -95,7 +96,8 @@ const BODIES = {
             drawPicture(node, number, node.name),
             shades ? el("figcaption", {}, shades) : null,
           );
-    return el("div", {}, picture, drawStatistics(node), drawValues(node));
+    const figures = el("div", {}, drawStatistics(node), drawValues(node));
+    return picture ? el("div.beside", {}, picture, figures) : figures;
   },
 
   bytes: (node, number) =>
