@@ -18,6 +18,10 @@ from aiolit.errors import AiolitError, ConfigError
 _INPUT_NOTE = "while working on input "
 
 
+class FunctionError(AiolitError):
+    """The user's function raised; the message says on which input."""
+
+
 @contextmanager
 def loaded_function(spec: str) -> Iterator[Callable[..., Any]]:
     """Load ``module:name`` or ``file.py:name`` and yield the function.
@@ -31,17 +35,14 @@ def loaded_function(spec: str) -> Iterator[Callable[..., Any]]:
     place, _, name = spec.rpartition(":")
     if not place or not name:
         raise ConfigError(f"--fn {spec}: write module:name or file.py:name")
-    path, modules = list(sys.path), set(sys.modules)
-    is_file = place.endswith(".py")
+    path, is_file = list(sys.path), place.endswith(".py")
     sys.path.insert(0, os.path.dirname(os.path.abspath(place)) if is_file else os.getcwd())
     try:
         module = _load_file(spec, place) if is_file else _import(spec, place)
         yield _find(spec, module, name)
     finally:
         sys.path[:] = path
-        for added in set(sys.modules) - modules:
-            if added == _module_name(place):
-                del sys.modules[added]
+        sys.modules.pop(_module_name(place), None)
 
 
 def _module_name(place: str) -> str:
@@ -116,7 +117,3 @@ def function_errors(console: Console) -> Iterator[None]:
             if note is not place:
                 console.details(note)
         raise FunctionError(f"{place}: {type(error).__name__}: {error}") from error
-
-
-class FunctionError(AiolitError):
-    """The user's function raised; the message says on which input."""

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
@@ -115,15 +115,8 @@ def _decoded(lines: Iterable[bytes], source: str) -> Iterator[str]:
 
 
 def _parsed(lines: Iterator[str], kind: str, source: str) -> Iterator[Any]:
-    if kind == "lines":
-        return lines
-    parse: Callable[[str], Any] = json.loads
-
-    def values() -> Iterator[Any]:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield parse(line)
-            except ValueError as error:
-                raise ConfigError(f"{source}, input {number}: no JSON: {error}") from error
-
-    return values()
+    for number, line in enumerate(lines, 1):
+        try:
+            yield json.loads(line) if kind == "jsonl" else line
+        except ValueError as error:
+            raise ConfigError(f"{source}, input {number}: no JSON: {error}") from error

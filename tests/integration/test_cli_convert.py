@@ -161,6 +161,22 @@ def test_a_damaged_tar_is_named_and_nothing_is_left(call: Call, tmp_path: Path) 
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
+def test_a_failed_conversion_goes_on_behind_its_checkpoint(call: Call, tmp_path: Path) -> None:
+    folder, out = shards(tmp_path / "shards", 3, 6), tmp_path / "out"
+    convert = ("convert", folder, out, "--num-workers", 1, "--chunk-size", 2, "--use-checkpoint")
+    path = folder / "train-001.tar"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 3])
+    call(*convert, fails=1)
+    kept = {file: file.stat().st_mtime_ns for file in out.glob("chunk-*.bin")}
+    assert len(kept) >= 3
+    path.write_bytes(whole)
+    assert call(*convert)["samples"] == 18
+    for number, sample in enumerate(StreamingDataset(out)):
+        check_sample(sample, number)
+    assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
+
+
 def test_what_webdataset_itself_reads(call: Call, tmp_path: Path) -> None:
     """The same samples as WebDataset's own reader gives, undecoded, where it is installed."""
     found = _peer("webdataset")
@@ -439,6 +455,11 @@ def test_on_s3(call: Call, server: S3Server, tmp_path: Path) -> None:
     call("convert", "s3://bucket/tables", tmp_path / "tables", *options)
     ids = [sample["id"] for sample in StreamingDataset(tmp_path / "tables")]
     assert ids == list(range(30))
+    # A web server cannot be listed, and need not be.
+    web = f"{server.endpoint}/bucket/shards/train-{{000..002}}.tar"
+    call("convert", web, tmp_path / "web", "--columns", "cls", "--num-workers", 2)
+    keys = [sample["__key__"] for sample in StreamingDataset(tmp_path / "web")]
+    assert keys == [f"set/{number:05d}" for number in range(30)]
 
 
 def test_the_workers_run_by_python_m(tmp_path: Path) -> None:

@@ -131,23 +131,16 @@ def _kind_of_index(index: Mapping[str, Any], store: Store) -> Kind:
 
 
 async def _keys(store: Store, place: Place) -> list[str]:
-    if place.pattern is not None and "{" in place.pattern:
-        names = expand_braces(place.pattern)
-        if not any(_PATTERN.search(name) for name in names):
-            return names  # a web server need not be listed for these
-    elif place.pattern is not None and not _PATTERN.search(place.pattern):
-        return [place.pattern]
-    else:
-        names = ["*"] if place.pattern is None else [place.pattern]
+    """List what is meant; nothing has to be listed where names are given in full."""
+    names = ["*"] if place.pattern is None else expand_braces(place.pattern)
+    if not any("*" in name or "?" in name for name in names):
+        return names
     found = [info.key async for info in store.list()]
     visible = [key for key in found if not _is_hidden(key)]
     if place.pattern is None:
         return visible
-    return [
-        key
-        for key in visible
-        if "/" not in key and any(fnmatch.fnmatchcase(key, name) for name in names)
-    ]
+    here = [key for key in visible if "/" not in key]
+    return [key for key in here if any(fnmatch.fnmatchcase(key, name) for name in names)]
 
 
 def _is_hidden(key: str) -> bool:
