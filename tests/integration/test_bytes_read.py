@@ -19,8 +19,7 @@ pytestmark = pytest.mark.keeps_open(
     "sockets", "threads", "files", reason="connections of the process's portal"
 )
 
-COUNT, NBYTES, PER_CHUNK = 500, 50_000, 50
-CHUNKS = COUNT // PER_CHUNK
+COUNT, NBYTES, PER_CHUNK = 500, 50_000, 20
 TINY = 20_000
 HEADERS = 450  # of an answer, at most
 BLOB = np.random.default_rng(0).bytes(NBYTES + COUNT)

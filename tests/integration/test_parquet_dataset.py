@@ -17,6 +17,7 @@ from aiolit.errors import (
     ConfigError,
     DatasetNotFoundError,
     ObjectChangedError,
+    ObjectNotFoundError,
     SchemaError,
 )
 from aiolit.format.dataset_info import loader_name
@@ -232,6 +233,48 @@ def test_an_epoch_fetches_the_data_once(remote: dict[str, Any], server: S3Server
     server.reset()
     ids(loader)
     assert server.counters().requests == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_row_groups_that_two_ranks_share_are_fetched_once(
+    remote: dict[str, Any], server: S3Server, workers: int
+) -> None:
+    """Ranks and workers cut row groups, which can only be fetched whole: once for the host."""
+    total = sum(
+        path.stat().st_size for path in (server.root / "bucket" / "rows").rglob("*.parquet")
+    )
+    loaders = [
+        loader_of(remote, shuffle=True, rank=rank, world_size=2, num_workers=workers)
+        for rank in (0, 1)
+    ]
+    server.reset()
+    read = [
+        sample["id"]
+        for pair in zip(*loaders, strict=True)  # in step, as ranks go
+        for batch in pair
+        for sample in batch
+    ]
+    assert len(set(read)) == len(read) == COUNT // 16 * 16
+    counters = server.counters()
+    assert counters.bytes_out - 450 * counters.requests <= 1.05 * total
+
+
+def test_rows_that_cannot_be_read_are_skipped(remote: dict[str, Any], server: S3Server) -> None:
+    dataset = StreamingDataset(**remote, item_loader=ParquetLoader(), on_error="skip")
+    folder = server.root / "bucket" / "rows"
+    gone = (folder / "part-3.parquet").rename(folder / "part-3.gone")
+    try:
+        loader = StreamingDataLoader(dataset, batch_size=8, collate_fn=as_list)
+        with pytest.warns(UserWarning, match=r"samples are skipped: .*part-3\.parquet") as told:
+            found = ids(loader)
+        assert len(told) == 1
+        assert len(found) == COUNT
+        assert set(found) == set(range(202))
+        assert loader.stats()["skipped"] == 60
+        with pytest.raises(ObjectNotFoundError):
+            dataset[-1]
+    finally:
+        gone.rename(folder / "part-3.parquet")
 
 
 @pytest.mark.parametrize("options", [{"max_cache_size": 60_000}, {"cache": "memory"}])
