@@ -234,7 +234,10 @@ def parse_place(value: object, *, name: str) -> str:
         place = getattr(value, "url", None) or getattr(value, "path", None)
     if not isinstance(place, str | os.PathLike) or not os.fspath(place):
         raise ConfigError(f"{name} must be a path or a URL, not {value!r}")
-    return str(os.fspath(place))
+    text = str(os.fspath(place))
+    if "\0" in text:
+        raise ConfigError(f"{name} must be a path or a URL, and {text!r} has a NUL in it")
+    return text
 
 
 def parse_fast_dev_run(fast_dev_run: object) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -116,14 +115,14 @@ class AsyncMapCall(MapCall):
 
 
 def _found(folder: str) -> dict[str, Any]:
+    """List the files, links first: what a link leads to may be moved away with the others."""
     root = Path(folder)
+    paths = sorted(root.rglob("*"), key=lambda path: (not path.is_symlink(), path))
     files = [
-        (path.relative_to(root).as_posix(), path.stat().st_size)
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
+        (path.relative_to(root).as_posix(), path.stat().st_size) for path in paths if path.is_file()
     ]
     if not files:
-        os.rmdir(folder) if not os.listdir(folder) else shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
     return {"folder": folder, "files": files}
 
 

@@ -154,17 +154,22 @@ class Uploads:
         await self._journal.finished(finished)
 
     async def _store_file(self, name: str, path: Path) -> None:
-        if isinstance(self._store, LocalStore):
-            try:
-                await run_in_thread(_move, path, self._store.file_path(name))
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
-            else:
-                return
-        await self._store.put_file(name, path)
+        store = self._store
+        if not isinstance(store, LocalStore) or not await run_in_thread(
+            _move, path, store.file_path(name)
+        ):
+            await store.put_file(name, path)
 
 
-def _move(source: Path, target: Path) -> None:
+def _move(source: Path, target: Path) -> bool:
+    """Move a file within its file system; say whether that was possible."""
+    if source.is_symlink():
+        return False  # what it leads to is wanted
     target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(source, target)
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False
+    return True

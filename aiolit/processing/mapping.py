@@ -20,6 +20,7 @@ from aiolit.processing.journal import FOLDER, Progress
 from aiolit.processing.map_call import AsyncMapCall, FilesLoader, MapCall, Wants
 from aiolit.processing.map_journal import Made, MapJournal
 from aiolit.processing.map_uploads import FinishedInputs, Uploads
+from aiolit.processing.output import look_at_output
 from aiolit.processing.setup import Setup, is_async_function
 from aiolit.processing.sources import InputSource
 from aiolit.processing.summary import MapSummary, SkippedInput
@@ -95,8 +96,7 @@ async def run_map(job: MapJob, make: MakeFiles | None = None) -> MapSummary:
 
 async def _look(store: Store, job: MapJob) -> None:
     """Remove what killed processes left unfinished, and refuse an output that will not do."""
-    if isinstance(store, LocalStore):
-        await run_in_thread(store.remove_abandoned, "", FOLDER)
+    await look_at_output(store)
     if await has_checkpoint(store):
         if job.checked is None:
             raise ConfigError(

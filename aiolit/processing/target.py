@@ -29,11 +29,10 @@ from aiolit.processing.checkpoint import (
 )
 from aiolit.processing.journal import FOLDER, Covered, InputMark, Progress, Record, record_key
 from aiolit.processing.key_order import leaf_order
+from aiolit.processing.output import look_at_output
 from aiolit.processing.protocol import Schema
 from aiolit.processing.summary import SkippedInput
 from aiolit.store.base import Store
-from aiolit.store.local import LocalStore
-from aiolit.store.threads import run_in_thread
 
 __all__ = ["INDEX_KEY", "Target", "check_same_schema", "next_number", "read_index"]
 
@@ -116,12 +115,11 @@ class Target:
         """Look at what is there, and remove the unfinished files of killed processes.
 
         Raises:
-            ConfigError: A data set is there and ``mode`` is None, or its options differ from the
-                ones given and ``mode`` is ``"append"``; or an interrupted job is there, whose
-                chunks this one would replace.
+            ConfigError: The output cannot be written; a data set is there and ``mode`` is None, or
+                its options differ from the ones given and ``mode`` is ``"append"``; or an
+                interrupted job is there, whose chunks this one would replace.
         """
-        if isinstance(self.store, LocalStore):
-            await run_in_thread(self.store.remove_abandoned, "", FOLDER)
+        await look_at_output(self.store)
         self.old = await read_index(self.store)
         if not self.journal and await has_checkpoint(self.store):
             if self.mode != "overwrite":

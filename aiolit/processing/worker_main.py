@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 
 from aiolit.processing.async_worker import AsyncWorker
 from aiolit.processing.failure import describe
@@ -25,6 +26,8 @@ def serve(channel: Channel, setup_data: bytes, number: int) -> None:
 
 
 def _serve(channel: Channel, setup_data: bytes, number: int) -> None:
+    # The caller is warned once of leaves that are pickled, by the parent and not by each worker.
+    warnings.filterwarnings("ignore", r"leaf '.*' is an? .* and is pickled", UserWarning)
     try:
         setup: Setup = pickle.loads(setup_data)
         for register in setup.containers:

@@ -71,6 +71,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an encryption": ({"encryption": "secret"}, "encryption"),
     "an output": ({"output_dir": 5}, "output_dir"),
     "an empty output": ({"output_dir": ""}, "output_dir"),
+    "a NUL": ({"output_dir": "a\0b"}, "has a NUL"),
     "weights": ({"weights": [1, 2]}, "2 weights for 3 inputs"),
     "a serializer": ({"serializers": {"x": 3}}, "serializers"),
     "a reader": ({"reader": 3}, "reader"),
