@@ -1,7 +1,8 @@
 # make demo    the quick start: real data, optimized, streamed from disk and from S3, a model trained
 # make test    everything: lint, types, all tests (installs what is missing; closes with one line)
 # make lint    ruff and mypy only
-# make bench   the benchmark table (benchmarks/README.md says how to read it)
+# make bench   the benchmark tables (benchmarks/README.md says how to read them)
+# make plots   the benchmarks drawn, in benchmarks/plots/
 # make venv    the pinned environment in .venv
 # make peers   the environments that hold litdata, for the interop tests and the benchmarks
 # make docs    the documentation site, in site/
@@ -11,7 +12,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := test
-.PHONY: demo test lint bench venv peers docs lock clean
+.PHONY: demo test lint bench plots venv peers docs lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -33,8 +34,14 @@ lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: venv peers
+bench: venv
+	bash scripts/peers.sh bench-peers
 	$(BIN)/python -m benchmarks
+
+plots: venv
+	bash scripts/peers.sh bench-peers
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/bench.txt
+	$(BIN)/python -m benchmarks.plot
 
 venv: $(STAMP)
 

@@ -51,6 +51,7 @@ CONTENDERS: Mapping[str, Contender] = {
         Contender(label="aiolit, together", name="aiolit", mode="together"),
         Contender(label="aiolit's store layer", name="aiolit"),
         Contender(label="litdata", name="litdata", peer="litdata-0.2.76"),
+        Contender(label="litdata, ahead", name="litdata", peer="litdata-0.2.76", mode="ahead"),
         Contender(
             label="mosaicml",
             name="mosaicml",
@@ -116,7 +117,7 @@ def _reading() -> tuple[Row, ...]:
             title="JPEG bytes, S3, nothing cached, 2 workers",
             kind="jpegs",
             remote=True,
-            contenders=("limit", "bare GETs", *_PEERS),
+            contenders=("limit", "bare GETs", *_PEERS, "litdata, ahead"),
             job={"num_workers": 2},
         ),
         Row(
@@ -124,14 +125,14 @@ def _reading() -> tuple[Row, ...]:
             title="JPEG bytes, S3, nothing cached, 0 workers",
             kind="jpegs",
             remote=True,
-            contenders=("limit", "bare GETs", *_PEERS),
+            contenders=("limit", "bare GETs", *_PEERS, "litdata, ahead"),
         ),
         Row(
             name="raw-s3-2w",
             title="JPEG files, one object each, S3, nothing cached, 2 workers",
             kind="raw",
             remote=True,
-            contenders=("bare GETs", "aiolit", "litdata"),
+            contenders=("bare GETs", "aiolit", "litdata", "litdata, ahead"),
             job={"num_workers": 2, "connections": 64},
         ),
         Row(
@@ -139,7 +140,7 @@ def _reading() -> tuple[Row, ...]:
             title="JPEG files, one object each, S3, nothing cached, 0 workers",
             kind="raw",
             remote=True,
-            contenders=("bare GETs", "aiolit", "litdata"),
+            contenders=("bare GETs", "aiolit", "litdata", "litdata, ahead"),
             job={"connections": 64},
         ),
         Row(

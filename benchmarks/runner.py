@@ -240,7 +240,10 @@ class Bench:
             finished = run(
                 [interpreter, script, str(path)], env=_environment(own, job), timeout_s=900
             )
-        if finished.returncode:
+        # A peer that has said its result is done: obstore's runtime, which LitData uses too, often
+        # aborts the interpreter while that ends (PyO3/pyo3-async-runtimes, issue 40).
+        done = contender.peer is not None and finished.output.endswith("}\n")
+        if finished.returncode and not done:
             raise ContenderError(
                 f"{contender.label} failed ({finished.returncode}):\n{finished.errors[-2000:]}"
             )

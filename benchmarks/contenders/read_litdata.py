@@ -1,4 +1,4 @@
-"""LitData, in its own environment."""
+"""LitData, in its own environment. `mode` "ahead" lets it fetch more ahead than by default."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def dataset(job: Job) -> Any:
         drop_last=False,
         item_loader=TokensLoader(block_size=job.block_size) if job.kind == "tokens" else None,
         transform=decode if job.decode else None,
+        max_pre_download=16 if job.mode == "ahead" else 2,
     )
 
 
@@ -43,7 +44,10 @@ def files(job: Job) -> Any:
     folder = Path(job.cache, hashlib.md5(job.data.encode()).hexdigest())
     folder.mkdir()
     shutil.copy(buckets / bucket_path / "index.json.zstd", folder)
-    return StreamingRawDataset(job.data, cache_dir=job.cache, storage_options=job.storage_options)
+    ahead = {"max_prefetch": 128, "max_concurrent_downloads": 128} if job.mode == "ahead" else {}
+    return StreamingRawDataset(
+        job.data, cache_dir=job.cache, storage_options=job.storage_options, **ahead
+    )
 
 
 def loader(job: Job) -> Iterable[Any]:

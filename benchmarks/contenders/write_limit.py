@@ -11,7 +11,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ else:
     from writing import main
 
 COPY_BYTES = 256 * 1024
+PIECE_BYTES = 1024 * 1024
 PUTS = 4
 WORKER = "import aiolit.processing.worker_main, aiolit.runtime.worker_entry, job"
 
@@ -78,11 +79,16 @@ async def put(job: Job, count: int) -> None:
     data = np.memmap(packed_of(job), dtype=np.uint8, mode="r")
     turns = asyncio.Semaphore(PUTS)
 
+    async def pieces(spans: list[tuple[int, int]]) -> AsyncIterator[bytes]:
+        for start, stop in spans:
+            for at in range(start, stop, PIECE_BYTES):
+                yield data[at : min(at + PIECE_BYTES, stop)].tobytes()
+
     async def one(number: int, spans: list[tuple[int, int]]) -> None:
-        async with turns:
-            body = np.concatenate([data[start:stop] for start, stop in spans]).tobytes()
-            async with client.put(job.url(f"{number}.bin"), data=body) as response:
-                response.raise_for_status()
+        size = {"Content-Length": str(sum(stop - start for start, stop in spans))}
+        where = job.url(f"{number}.bin")
+        async with turns, client.put(where, data=pieces(spans), headers=size) as response:
+            response.raise_for_status()
 
     async with aiohttp.ClientSession() as client, asyncio.TaskGroup() as group:
         for number, spans in enumerate(chunks(job, count)):
