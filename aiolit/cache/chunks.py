@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import mmap
 import os
 import re
@@ -26,6 +27,8 @@ from aiolit.cache.locks import FileLock, remove_unlocked
 from aiolit.errors import CacheError
 from aiolit.format.checksum import crc32
 from aiolit.runtime.blocking import in_own_thread, in_thread
+
+_log = logging.getLogger(__name__)
 
 _PART = ".part"
 _ESCAPED = "%2Epart"
@@ -172,6 +175,13 @@ class ChunkCache:
     def reclaim(self) -> None:
         """Remove what dead processes left: parts nobody writes, files nobody can vouch for."""
         self._ledger.sweep(self._remaining)
+
+    def try_reclaim(self) -> None:
+        """Reclaim beside the reading; where the folder cannot be used, that says so itself."""
+        try:
+            self.reclaim()
+        except CacheError as error:
+            _log.debug("nothing is reclaimed: %s", error)
 
     def close(self) -> None:
         """Close the ledger; leases stay open, and the next use opens it again."""

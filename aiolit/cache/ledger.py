@@ -118,6 +118,11 @@ class Ledger:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
+            for name in (_NAME, f"{_NAME}-journal"):  # SQLite would write through it
+                if (self._root / name).is_symlink():
+                    raise CacheError(
+                        f"{self._root / name} is a symbolic link; give another cache_dir"
+                    )
             connection = sqlite3.connect(
                 self._root / _NAME, timeout=60, isolation_level=None, check_same_thread=False
             )

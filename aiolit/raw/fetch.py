@@ -166,7 +166,8 @@ class RawSource:
             if self._cache is None and config is not None:
                 place = hashlib.sha256(self.options.url.encode()).hexdigest()[:16]
                 self._cache = ChunkCache(config, f"raw-{place}")
-                self._cache.reclaim()
+                # Beside the reading, which does not wait for it.
+                asyncio.get_running_loop().run_in_executor(None, self._cache.try_reclaim)
             store = counted(self.options.open_store(), self.stats)
             self._fetchers[loop] = FileFetcher(store, self._cache, self.stats)
         return self._fetchers[loop]

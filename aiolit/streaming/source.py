@@ -251,7 +251,7 @@ class ChunkSource:
             return MemoryCache(_MEMORY_BYTES if limit is None else min(limit, _MEMORY_BYTES))
         cache = ChunkCache(self.options.cache, self._namespace)
         # What dead processes left is looked for beside the reading, which does not wait for it.
-        asyncio.get_running_loop().run_in_executor(None, cache.reclaim)
+        asyncio.get_running_loop().run_in_executor(None, cache.try_reclaim)
         return cache
 
     def open_store(self) -> Store:
