@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from itertools import count
 from types import ModuleType
@@ -32,7 +32,7 @@ from aiolit.processing.reports import (
 from aiolit.processing.runs import Run
 from aiolit.processing.shipping import pickle_inputs
 from aiolit.processing.summary import SkippedInput
-from aiolit.runtime.groups import single_error
+from aiolit.runtime.groups import leaves, single_error
 from aiolit.store.base import Store
 
 __all__ = ["Cluster", "Head", "NodeHandle", "NodeLostError", "fetch"]
@@ -105,6 +105,7 @@ class Head:
         on_error: What an exception in ``fn`` does.
         on_progress: Told how many inputs were completed, and how many bytes were stored.
         skipped: The inputs that ``fn`` failed on, by index.
+        patience_s: How long a machine is waited for when all nodes were lost.
     """
 
     cluster: Cluster
@@ -115,6 +116,7 @@ class Head:
     on_error: OnError
     on_progress: Callable[[int, int], None]
     skipped: dict[int, SkippedInput]
+    patience_s: float = 60.0
 
     async def work(self) -> None:
         """Work until all inputs are complete; leaves no node behind, however it ends.
@@ -137,10 +139,9 @@ class _Slots:
     def __init__(self, head: Head) -> None:
         self._head = head
         self._ranks = count()
-        # Those of which nobody knows yet count too: the first machine may be lost before the second
-        # one is there.
-        self._alive = set(range(head.num_nodes))
-        self._starting: set[asyncio.Task[Any] | None] = set()
+        self._alive: set[int] = set()
+        self._was_any = False
+        self._starting: dict[asyncio.Task[Any], asyncio.Timeout] = {}
 
     async def work(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -157,30 +158,54 @@ class _Slots:
                 _LOG.warning("node %d was lost, others take over its inputs: %s", rank, error)
                 await self._head.dispatcher.give_back(handed, str(error))
                 self._alive.discard(slot)
-                if not self._alive:
-                    raise WorkerDiedError(
-                        f"all nodes were lost, the last because: {error}. Nothing was committed"
-                    ) from error
+                self._limit_waiting()
                 if not handed.is_begun:
-                    return  # what ended it before it began would end its successor too
+                    # What ended it before it began would end its successor too.
+                    self._end_if_alone(error)
+                    return
             else:
                 return
+
+    def _end_if_alone(self, error: NodeLostError) -> None:
+        if not self._alive and not self._starting:
+            raise WorkerDiedError(f"no node could start: {error}") from error
 
     async def _run(self, slot: int, rank: int, handed: Handed) -> None:
         """Work with one node until all inputs are complete."""
         head = self._head
-        task = asyncio.current_task()
-        self._starting.add(task)
-        try:
-            async with head.cluster.node(head.output.setup(rank)) as node:
-                self._starting.discard(task)
-                self._alive.add(slot)
-                with single_error():
-                    await _Conversation(head, slot, rank, node, handed).hold()
-        finally:
-            self._starting.discard(task)
-        for starting in filter(None, self._starting):
+        async with AsyncExitStack() as stack:
+            node = await self._start(stack, head.output.setup(rank))
+            self._alive.add(slot)
+            self._was_any = True
+            self._limit_waiting()
+            with single_error():
+                await _Conversation(head, slot, rank, node, handed).hold()
+        for starting in self._starting:
             starting.cancel()  # nobody waits for machines any more
+
+    async def _start(self, stack: AsyncExitStack, setup: bytes) -> NodeHandle:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            async with asyncio.timeout(self._patience()) as limit:
+                self._starting[task] = limit
+                return await stack.enter_async_context(self._head.cluster.node(setup))
+        except TimeoutError as error:
+            raise WorkerDiedError(
+                f"all nodes were lost, and no machine came for {self._head.patience_s:g} seconds. "
+                "Nothing was committed"
+            ) from error
+        finally:
+            del self._starting[task]
+
+    def _patience(self) -> float | None:
+        """How long a machine is waited for: without limit before the first, or beside others."""
+        return self._head.patience_s if self._was_any and not self._alive else None
+
+    def _limit_waiting(self) -> None:
+        patience, now = self._patience(), asyncio.get_running_loop().time()
+        for limit in self._starting.values():
+            limit.reschedule(None if patience is None else now + patience)
 
 
 class _Conversation:
@@ -196,10 +221,15 @@ class _Conversation:
 
     async def hold(self) -> None:
         """Feed and hear the node until it has ended."""
-        async with asyncio.TaskGroup() as group:
-            feeder = group.create_task(self._feed())
-            await self._hear()
-            feeder.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                feeder = group.create_task(self._feed())
+                await self._hear()
+                feeder.cancel()
+        except BaseExceptionGroup as group:
+            _, others = group.split(NodeLostError)
+            # Often both sides of the conversation find out that it is lost.
+            raise others or leaves(group)[0] from None
 
     async def _feed(self) -> None:
         while True:

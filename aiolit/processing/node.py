@@ -39,7 +39,7 @@ from aiolit.store.base import Store
 from aiolit.store.connect import open_store
 from aiolit.store.local import LocalStore
 from aiolit.store.owned import OwnedFolder
-from aiolit.store.threads import run_in_thread
+from aiolit.store.threads import open_in_thread, run_in_thread
 
 __all__ = ["Node"]
 
@@ -104,6 +104,7 @@ class Node:
         self._reports: list[NodeReport] = []
         self._spoken = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._is_tidying = False
         self._agreed = asyncio.Event()
         self._schema: Schema | None = None
         self._source = GivenSource(self._report)
@@ -117,7 +118,8 @@ class Node:
         async with asyncio.TaskGroup() as group:
             work = group.create_task(self._work())
             await self._stopping.wait()
-            work.cancel()
+            if not self._is_tidying:
+                work.cancel()
 
     async def stop(self) -> None:
         """Give up."""
@@ -167,22 +169,32 @@ class Node:
     async def _work(self) -> None:
         try:
             setup: NodeSetup = pickle.loads(self._pickled)
-            job = setup.job
-            self._source.total = setup.share
-            source = setup.nodes.downloads.of(self._source)
-            work = replace(job.work, num_workers=_num_workers(setup.nodes), verbose=False)
-            if setup.wants_errors:
-                work = replace(work, on_error=self._note_error)
-            async with closing_source(source), self._store(setup) as store:
-                if isinstance(job, MapJob):
-                    await self._map(store, replace(job, source=source, work=work))
-                else:
-                    await self._optimize(store, replace(job, source=source, work=work), setup)
+            async with self._store(setup) as store:
+                await self._work_in(store, setup)
+                self._is_tidying = True
             self._report(Ended())
         except Exception as error:  # noqa: BLE001  the head raises it
             self._report(Failed(_packed(error)))
         finally:
             self._stopping.set()
+
+    async def _work_in(self, store: Store, setup: NodeSetup) -> None:
+        job = setup.job
+        work = replace(job.work, num_workers=_num_workers(setup.nodes), verbose=False)
+        if setup.wants_errors:
+            work = replace(work, on_error=self._note_error)
+        self._source.total = setup.share
+        source = setup.nodes.downloads.of(self._source)
+        try:
+            async with closing_source(source):
+                if isinstance(job, MapJob):
+                    await self._map(store, replace(job, source=source, work=work))
+                else:
+                    await self._optimize(store, replace(job, source=source, work=work), setup)
+        except Exception as error:  # noqa: BLE001  the head raises it
+            self._report(Failed(_packed(error)))
+            # Of some files the head was told before: it may be about to fetch them.
+            await self._stopping.wait()
 
     async def _optimize(self, store: Store, job: OptimizeJob, setup: NodeSetup) -> None:
         target = NodeTarget(
@@ -225,7 +237,7 @@ class Node:
             ) as store:
                 yield store
             return
-        folder = await run_in_thread(OwnedFolder, _WORK_FOLDER)
+        folder = await open_in_thread(lambda: OwnedFolder(_WORK_FOLDER), OwnedFolder.remove)
         try:
             self._folder = LocalStore(folder.path)
             yield self._folder

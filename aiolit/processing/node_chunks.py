@@ -123,6 +123,8 @@ class ChunkFlow:
             if arrival.first in self._borders:
                 self._borders.remove(arrival.first)
                 await self._writer.flush()
+                # The next chunk begins with the input behind the border.
+                self._report(Drained(self._writer.cover_rest()))
             if self._target.schema is None and arrival.schema is not None and len(piece.sizes):
                 self._target.agree(await self._ask(arrival.schema), source="another node")
             await self._write(arrival, piece)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -15,6 +16,7 @@ from aiolit.processing.node import Node
 from aiolit.processing.nodes import Nodes
 from aiolit.processing.protocol import RunMessage, Schema
 from aiolit.processing.reports import NodeReport
+from aiolit.processing.target import finish
 from aiolit.store.threads import run_in_thread
 
 __all__ = ["open_ray"]
@@ -61,7 +63,7 @@ def _connect(ray: Any, nodes: Nodes, verbose: bool) -> bool:
     """Connect this process, unless it is; say whether that was done."""
     if ray.is_initialized():
         return False
-    common = {"log_to_driver": verbose, "logging_level": "ERROR"}
+    common = {"log_to_driver": verbose, "logging_level": logging.ERROR}
     if address := os.environ.get("RAY_ADDRESS"):
         try:
             ray.init(address=address, **common)
@@ -151,12 +153,16 @@ class RayCluster:
             running = actor.run.remote()
             yield node
         finally:
-            if running is not None:
-                with suppress(TimeoutError, self._ray.exceptions.RayError):
-                    async with asyncio.timeout(_STOP_S):
-                        await actor.stop.remote()
-                        await running
-            self._ray.kill(actor)
+            # To its end: a node that is cut short leaves its work folder to the next one.
+            await finish(self._end(actor, running))
+
+    async def _end(self, actor: Any, running: Any) -> None:
+        if running is not None:
+            with suppress(TimeoutError, self._ray.exceptions.RayError):
+                async with asyncio.timeout(_STOP_S):
+                    await actor.stop.remote()
+                    await running
+        self._ray.kill(actor)
 
 
 class _RayNode:
@@ -176,7 +182,9 @@ class _RayNode:
         try:
             return await method.remote(*args)
         except self._losses as error:
-            raise NodeLostError(" ".join(str(error).split())) from error
+            # The lines between are Ray's numbers of things, or a traceback of its own.
+            lines = str(error).strip().splitlines()
+            raise NodeLostError(" ".join(dict.fromkeys((lines[0], lines[-1])))) from error
 
     async def reports(self) -> list[NodeReport]:
         reports: list[NodeReport] = await self.call(self._actor.reports)

@@ -65,7 +65,7 @@ class FilesStored:
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """The node holds no samples that are not stored."""
+    """Inputs are complete of which the node has no samples that are not stored."""
 
     covered: Covered
 

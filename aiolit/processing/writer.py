@@ -155,6 +155,10 @@ class DatasetWriter:
         """How many chunks there are so far, stored or on their way."""
         return self._position
 
+    def cover_rest(self) -> Covered:
+        """Say which inputs without samples have followed the last chunk, after `flush`."""
+        return Covered() if self._ledger is None else self._ledger.seal(0)
+
     async def flush(self) -> None:
         """Store the samples that do not fill a chunk."""
         if (sealed := self._builder.flush()) is not None:
