@@ -8,6 +8,7 @@ import webbrowser
 
 from aiolit.cli.arguments import storage_options
 from aiolit.cli.console import Console
+from aiolit.errors import DatasetNotFoundError
 from aiolit.viewer.browse import BrowseOptions, open_browser
 from aiolit.viewer.serving import served
 
@@ -22,7 +23,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
         storage_options=storage_options(args.storage_option),
         session_options=storage_options(args.session_option),
     )
-    browser = open_browser(args.url, options)
+    try:
+        browser = open_browser(args.url, options)
+    except DatasetNotFoundError as error:
+        hint = "" if args.raw else "; --raw shows the files themselves"
+        raise DatasetNotFoundError(f"{error}{hint}") from error
     with served(browser, None, host=args.host, port=args.port) as url:
         figures = {"url": url, "data": browser.url, "samples": browser.count}
         console.result(

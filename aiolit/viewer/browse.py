@@ -248,6 +248,3 @@ class RawBrowser(Browser):
 
 def _too_large(nbytes: int) -> Unread:
     return Unread(f"a file of {nbytes:,} bytes, more than the {_MOST_RAW_BYTES:,} that are shown")
-
-
-__all__ = ["BrowseOptions", "Browser", "ChunkBrowser", "RawBrowser", "browser_of", "open_browser"]

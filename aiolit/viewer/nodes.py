@@ -39,6 +39,7 @@ _HEX = 128  # bytes of what is nothing else
 _ROW = 256  # values of a one-dimensional array
 _SIDE = 12  # rows and columns of a table
 _CHILDREN = 200
+_PARTS = 2000  # of a sample, leaves and branches
 _DEPTH = 24
 _MEASURED = 1 << 24  # elements; of larger arrays no statistics are taken
 _OVERHEAD = 4096  # bytes of memory that a tree is taken for
@@ -74,8 +75,10 @@ def show(sample: Any) -> Shown:
 class _Maker:
     def __init__(self) -> None:
         self.media: list[Media] = []
+        self._left = _PARTS
 
     def node(self, value: Any, depth: int) -> Node:
+        self._left -= 1
         if isinstance(value, Unread):
             return {"kind": "unread", "type": "not read", "reason": value.reason}
         if isinstance(value, File):
@@ -172,16 +175,13 @@ class _Maker:
     def _branch(self, items: Iterable[tuple[Any, Any]], words: str, depth: int) -> Node:
         if depth == _DEPTH:
             return {"kind": "unread", "type": words, "reason": "nested too deeply to be shown"}
-        pairs = list(items)
-        children = [
-            {"name": str(name), **self.node(child, depth + 1)} for name, child in pairs[:_CHILDREN]
-        ]
-        return {
-            "kind": "branch",
-            "type": words,
-            "children": children,
-            "more": max(0, len(pairs) - _CHILDREN),
-        }
+        pairs, children = list(items), []
+        for name, child in pairs[:_CHILDREN]:
+            if self._left <= 0:
+                break
+            children.append({"name": str(name), **self.node(child, depth + 1)})
+        more = len(pairs) - len(children)
+        return {"kind": "branch", "type": words, "children": children, "more": more}
 
 
 def _count(value: Any, name: str) -> str:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import warnings
@@ -233,6 +234,43 @@ async def test_parquet(client: Client, view: View, tmp_path: Path) -> None:
     assert (await client.get(f"{url}media/4/{inner['bytes']['media']}"))[2] == jpeg(4)
 
 
+async def test_images_are_served_as_they_are_stored(
+    client: Client, view: View, write_dataset: WriteDataset
+) -> None:
+    with Image.open(io.BytesIO(jpeg(1))) as photo:
+        folder = write_dataset([{"photo": photo, "drawn": Image.new("L", (9, 9))}], chunk_size=1)
+    url = view(folder)
+    leaves = await client.tree(url)
+    _, _, body = await client.get(f"{url}media/0/{leaves['photo']['media']}")
+    assert body == jpeg(1)
+    _, headers, _ = await client.get(f"{url}media/0/{leaves['drawn']['media']}")
+    assert headers["Content-Type"] == "image/png"
+
+
+async def test_mds(client: Client, view: View, tmp_path: Path) -> None:
+    samples = [struct.pack("<2I", len(jpeg(n)), 2) + jpeg(n) + b"n%d" % n for n in range(3)]
+    ends = np.cumsum([4 * 5, *map(len, samples)]).astype("<u4")
+    shard = struct.pack("<I", 3) + ends.tobytes() + b"".join(samples)
+    (tmp_path / "shard.00000.mds").write_bytes(shard)
+    entry = {
+        "column_names": ["image", "name"],
+        "column_encodings": ["jpeg", "str"],
+        "column_sizes": [None, None],
+        "compression": None,
+        "format": "mds",
+        "raw_data": {"basename": "shard.00000.mds", "bytes": len(shard), "hashes": {}},
+        "samples": 3,
+        "version": 2,
+        "zip_data": None,
+    }
+    (tmp_path / "index.json").write_text(json.dumps({"shards": [entry], "version": 2}))
+    url = view(tmp_path)
+    assert (await client.json(url + "api/about"))["data"]["loader"] == "MosaicML MDS"
+    leaves = await client.tree(url, 2)
+    assert leaves["name"]["text"] == "n2"
+    assert (await client.get(f"{url}media/2/{leaves['image']['media']}"))[2] == jpeg(2)
+
+
 # ---- what goes wrong -----------------------------------------------------------------------------
 
 
@@ -413,7 +451,9 @@ def test_the_command_serves_until_ctrl_c(write_dataset: WriteDataset) -> None:
 
 def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["view", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "--raw" in said
     with pytest.raises(DatasetNotFoundError):
         open_browser(str(tmp_path), BrowseOptions(raw=True, cache_dir=tmp_path / "cache"))
 

@@ -65,7 +65,7 @@ class Chromium:
         self._answers = os.fdopen(self._from, "rb")
         self._rest = b""
         self._number = 0
-        self.complaints: list[str] = []
+        self.complaints: list[tuple[str, Any]] = []  # by the tab's session
 
     def call(self, method: str, session: str | None = None, **params: Any) -> Any:
         """Send a command and return its result; what the page complains of is kept."""
@@ -81,10 +81,8 @@ class Chromium:
             if answer.get("id") == self._number:
                 assert "error" not in answer, answer
                 return answer["result"]
-            if answer.get("method") == "Runtime.exceptionThrown":
-                self.complaints.append(str(answer["params"]["exceptionDetails"]))
-            if answer.get("method") == "Log.entryAdded":
-                self.complaints.append(str(answer["params"]["entry"]))
+            if answer.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+                self.complaints.append((answer["sessionId"], answer["params"]))
 
     def _next(self) -> Any:
         while b"\0" not in self._rest:
@@ -168,8 +166,12 @@ class Page:
     def text(self, selector: str) -> str:
         return str(self.js(f"document.querySelector({json.dumps(selector)}).textContent"))
 
+    def complaints(self) -> list[Any]:
+        """Return what the page has complained of, such as of its security policy."""
+        return [what for session, what in self._browser.complaints if session == self._session]
+
     def forgive(self) -> None:
-        """Forget what the page has complained of."""
+        """Forget the complaints."""
         self._browser.complaints.clear()
 
     def close(self) -> None:
@@ -195,12 +197,11 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 
 @pytest.fixture
 def page(chromium: Chromium) -> Iterator[Page]:
-    """Give a tab; the test fails if the page complains, such as of its security policy."""
-    chromium.complaints.clear()
+    """Give a tab; the test fails if the page complains."""
     tab = Page(chromium)
     yield tab
     tab.close()
-    assert chromium.complaints == []
+    assert tab.complaints() == []
 
 
 def tone() -> bytes:

@@ -199,6 +199,8 @@ def test_what_is_long_or_deep_is_cut() -> None:
     )
     many = node({str(number): {} for number in range(500)})
     assert (len(many["children"]), many["more"]) == (200, 300)
+    wide: Any = {str(one): {str(two): {"a": {}} for two in range(200)} for one in range(200)}
+    assert len(json.dumps(node(wide))) < 300_000
     deep: list[Any] = []
     for _ in range(100):
         deep = [deep]

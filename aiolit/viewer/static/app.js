@@ -50,6 +50,11 @@ async function route() {
   }
   main.removeAttribute("aria-busy");
   main.dataset.view = view;
+  const where = main.querySelector(".where");
+  document.getElementById("status").textContent = where ? where.textContent : VIEWS[view].title;
+  scrollTo(0, 0);
+  // What had the focus may be gone with the last view.
+  if (document.activeElement === document.body) main.focus({ preventScroll: true });
 }
 
 function heading() {
@@ -74,10 +79,10 @@ function heading() {
   if (watched) live.start();
 }
 
-/** Keys move through samples and pages, unless something that is typed into or played has them. */
+/** Keys move through samples and pages, unless what has the focus needs them itself. */
 function key(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.closest("input, select, textarea, audio, video")) {
+  if (event.target.closest("input, audio, video, .scrolled")) {
     if (event.key === "Escape") event.target.blur();
     return;
   }

@@ -46,7 +46,7 @@ export function drawPicture(node, number, name) {
     const times = Math.floor(LEAST / Math.max(image.naturalWidth, image.naturalHeight));
     if (times < 2) return;
     image.classList.add("enlarged");
-    image.style.width = `${times * image.naturalWidth}px`;
+    image.style.setProperty("--width", `${times * image.naturalWidth}px`);
   });
   image.addEventListener("error", () => {
     image.replaceWith(el("span.problem", {}, "this browser cannot show the image"));

@@ -22,7 +22,7 @@ export async function showPage(state, [text], signal) {
     total,
     go: (number) => `#samples/${number}`,
   });
-  return [bar, el("div.cards", { role: "list" }, found.samples.map(card))];
+  return [bar, el("ul.cards", {}, found.samples.map((one) => el("li", {}, card(one))))];
 }
 
 export async function showOne(state, [text], signal) {
@@ -91,7 +91,7 @@ function card({ number, tree, error }) {
   const title = el("span.number", {}, whole(number));
   if (error) {
     const inside = [el("div.preview.problem", {}, error), el("div.caption", {}, title)];
-    return el("a.card", { href: `#sample/${number}`, role: "listitem" }, inside);
+    return el("a.card", { href: `#sample/${number}` }, inside);
   }
   const leaves = [...walk(tree, "")];
   const main = ["image", "picture", "text", "array", "bytes", "unread"]
@@ -101,7 +101,7 @@ function card({ number, tree, error }) {
   const sounds = leaves.filter(([, leaf]) => leaf.kind === "audio" || leaf.kind === "video").length;
   return el(
     "a.card",
-    { href: `#sample/${number}`, role: "listitem", "aria-label": `sample ${number}` },
+    { href: `#sample/${number}` },
     preview(main, number, leaves),
     el(
       "div.caption",
