@@ -9,6 +9,7 @@ nobody has locked is rubbish, and a finished file that nobody has locked may be 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import mmap
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from aiolit.cache.base import Fill, close_lease
 from aiolit.cache.file_map import FileMap
-from aiolit.cache.ledger import Ledger, disk_bytes
+from aiolit.cache.ledger import DiskFullError, Ledger, disk_bytes
 from aiolit.cache.locks import FileLock, remove_unlocked
 from aiolit.errors import CacheError
 from aiolit.format.checksum import crc32
@@ -101,6 +102,13 @@ class ChunkCache:
             The lease, and whether this call fetched the file; None where the limit has no room for
             it now. Cancelling, or a failing ``fill``, leaves neither file nor reservation.
         """
+        try:
+            return await self._get_shared(name, nbytes, fill)
+        except DiskFullError:
+            self._warn_of_full_disk()
+            return None
+
+    async def _get_shared(self, name: str, nbytes: int, fill: Fill) -> tuple[Lease, bool] | None:
         loop = asyncio.get_running_loop()
         key = (id(loop), name)
         while True:
@@ -137,7 +145,11 @@ class ChunkCache:
         """Return the item ranges ``[first, stop)`` of which ``{name}.{first}-{stop}`` is cached."""
         prefix = self._key(name)
         pattern = re.compile(re.escape(prefix) + r"\.(\d+)-(\d+)")
-        found = (pattern.fullmatch(path) for path in self._ledger.beginning(f"{prefix}."))
+        try:
+            paths = self._ledger.beginning(f"{prefix}.")
+        except DiskFullError:
+            return []
+        found = (pattern.fullmatch(path) for path in paths)
         return sorted((int(match[1]), int(match[2])) for match in found if match)
 
     def lookup(self, name: str, nbytes: int | None = None) -> Lease | None:
@@ -156,16 +168,17 @@ class ChunkCache:
             except BaseException:
                 lock.close()
                 raise
-        except FileNotFoundError:  # removed this very moment
+        except (FileNotFoundError, DiskFullError):  # removed this very moment, or nobody vouches
             return None
         except OSError as error:
             raise CacheError(f"the cached file {path} cannot be read: {error.strerror}") from error
-        if lease is None:
-            lock.close()
-            self._ledger.remove(self._key(name), lambda key: remove_unlocked(self._root / key))
-            return None
-        self._ledger.note(self._key(name), time.time(), spent=False)
-        self._ledger.write_notes()
+        with contextlib.suppress(DiskFullError):  # it is noted another time
+            if lease is None:
+                lock.close()
+                self._ledger.remove(self._key(name), lambda key: remove_unlocked(self._root / key))
+            else:
+                self._ledger.note(self._key(name), time.time(), spent=False)
+                self._ledger.write_notes()
         return lease
 
     def note_spent(self, name: str) -> None:

@@ -14,6 +14,7 @@ of it lets the system wake who is next.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import threading
@@ -39,6 +40,10 @@ CREATE TABLE IF NOT EXISTS files (
 # even to be closed in the child, and what SQLite knows of its locks must say "none".
 _books = threading.RLock()
 _open_ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
+
+
+class DiskFullError(CacheError):
+    """The disk has no room for the book itself."""
 
 
 def disk_bytes(nbytes: int) -> int:
@@ -94,7 +99,8 @@ class Ledger:
                             connection.execute("ROLLBACK")
                         raise
             except (sqlite3.Error, OSError) as error:
-                raise CacheError(
+                kind = DiskFullError if _is_full(error) else CacheError
+                raise kind(
                     f"the cache folder {self._root} cannot be used: {error}; give another cache_dir"
                 ) from error
 
@@ -265,6 +271,12 @@ class Ledger:
         """Return every entered file and its bytes on disk."""
         with self._transaction() as book:
             return dict(book.execute("SELECT path, nbytes FROM files").fetchall())
+
+
+def _is_full(error: sqlite3.Error | OSError) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
 def _watch_forks() -> None:
