@@ -57,7 +57,7 @@ def measure(folder: Path, rows: list[str], contenders: list[str]) -> Mapping[str
 @pytest.mark.timeout(400)
 def test_reading_and_fetching(tmp_path: Path) -> None:
     rows = ["jpeg-s3-0w", "random-s3-together", "records-disk", "raw-s3-0w", "raw-s3-2w"]
-    rows += [name for name, row in ROWS.items() if row.task == "fetch"]
+    rows += ["fetch-ranges", "fetch-samples"]
     measured = measure(tmp_path, rows, [*OURS, *BARE])
     count, nbytes = Sizes.quick().jpegs, (tmp_path / "quick/buckets/bench/source/jpegs.bin").stat()
     for name in ("jpeg-s3-0w", "raw-s3-2w"):
@@ -99,14 +99,3 @@ def test_the_cost_of_a_sample(tmp_path: Path) -> None:
     assert len(costs["sample"]) == 8
     assert all(cost >= 0 for cost in costs["sample"].values())
     assert costs["decoder"]["Pillow"] > costs["sample"]["two numbers, by columns"]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_a_sweep_over_chunk_sizes(tmp_path: Path) -> None:
-    options = ["--quick", "--no-draw", "--sweeps", "chunks", "--contenders", "aiolit"]
-    run("benchmarks.plot", *options, "--folder", str(tmp_path), "--out", str(tmp_path / "plots"))
-    series = json.loads((tmp_path / "plots/series.json").read_text())
-    assert [point[0] for point in series["chunks"]["aiolit"]] == [4, 16, 64]
-    kept = {path.name for path in (tmp_path / "quick/buckets/bench/aiolit").iterdir()}
-    assert kept == {"jpegs", "jpegs.complete"}
