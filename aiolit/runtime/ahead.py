@@ -48,7 +48,7 @@ class Ahead(Generic[T]):
     @property
     def ready(self) -> int:
         """How many results are made and not taken."""
-        return 0 if self._maker is None else self._maker.made.qsize()
+        return 0 if self._maker is None else self._maker.count - self._maker.taken
 
     def __iter__(self) -> Iterator[T]:
         """Begin to make results; only once."""
@@ -84,6 +84,7 @@ class _Maker(StoppableThread, Generic[T]):
         super().__init__(THREAD_NAME)
         self._results, self._threads, self.pid = results, threads, os.getpid()
         self.made: SimpleQueue[_Made[T] | None] = SimpleQueue()
+        self.count = self.taken = 0
         self.error: BaseException | None = None
         self._room: SimpleQueue[None] = SimpleQueue()
         for _ in range(depth):
@@ -106,6 +107,7 @@ class _Maker(StoppableThread, Generic[T]):
         if made is None and self.stopped:
             raise PortalClosedError("the process ends: no batch is made any more")
         self._room.put(None)
+        self.taken += made is not None
         return made
 
     def stop(self) -> None:
@@ -136,6 +138,7 @@ class _Maker(StoppableThread, Generic[T]):
                 made = _Made(next(self._results))
             except StopIteration:
                 return
+            self.count += 1
             self.made.put(made)
             del made
 

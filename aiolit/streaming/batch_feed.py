@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,9 +35,14 @@ class Board:
         if shared:
             self._rows.share_memory_()  # type: ignore[no-untyped-call]
 
-    def row(self, worker: int) -> Any:
-        """Return a worker's figures, in the order of ``Counters``, and the batches it has made."""
-        return self._rows.numpy()[worker]
+    def count(self, worker: int, made: int) -> None:
+        """Write how many batches a worker has made."""
+        self._rows.numpy()[worker, -1] = made
+
+    def write(self, worker: int, figures: Any, *, ended: bool = False) -> None:
+        """Write a worker's figures, in the order of ``Counters``; once it has ended, nothing is
+        ahead any more."""
+        self._rows.numpy()[worker, :-1] = np.where(_IS_LEVEL, 0, figures) if ended else figures
 
     def add_to(self, counters: Counters) -> None:
         """Add what all workers have done."""
@@ -46,7 +51,8 @@ class Board:
 
     def move_to(self, counters: Counters) -> None:
         """Add what all workers have done so far, and count from zero again."""
-        self._rows[:, :-1][:, torch.from_numpy(_IS_LEVEL)] = 0
+        for worker, row in enumerate(self._rows.numpy()):
+            self.write(worker, row[:-1], ended=True)
         self.add_to(counters)
         self._rows.zero_()
 
@@ -81,29 +87,56 @@ class BatchFeed(IterableDataset[Any]):
         self._source, self._next, self._collate = source, run, collate
         self._threads, self._ahead = threads, ahead
         self.board, self._trace = board, tracing.config()
+        self._before: Any = None  # figures at the start of an iteration in this process
+        self._making: Ahead[Any] | None = None
 
     def __iter__(self) -> Iterator[Any]:
         run, self._next = self._next, following(self._source, self._next)
         info = get_worker_info()
-        if info is not None:
+        if info is None:
+            self._before = _figures(self._source)
+            batches = self._source.collated(run, 0, self._collate)
+        else:
             tracing.join(self._trace, process=f"loader worker {info.id}")
-        batches = self._counted(run, 0 if info is None else info.id)
+            batches = self._noted(run, info.id)
         if not self._threads:
             return batches
-        return iter(Ahead(batches, threads=self._threads, depth=self._ahead))
+        one_by_one = (batch for batch in batches)
+        self._making = Ahead(one_by_one, threads=self._threads, depth=self._ahead)
+        return iter(self._making)
 
-    def _counted(self, run: Run, worker: int) -> Generator[Any, None, None]:
+    @property
+    def ready(self) -> int:
+        """How many batches the threads of this process have made that are not taken."""
+        return 0 if self._making is None else self._making.ready
+
+    def note(self) -> None:
+        """Write what this process has done in the iteration; workers do so by themselves.
+
+        It is left to whoever wants to know: small batches cost little more than writing figures.
+        """
+        if self._before is not None:
+            self.board.write(0, _figures(self._source) - self._before)
+
+    def end(self) -> None:
+        """Take note that the iteration in this process has ended."""
+        if self._before is not None:
+            self.board.write(0, _figures(self._source) - self._before, ended=True)
+            self._before = self._making = None
+
+    def _noted(self, run: Run, worker: int) -> Iterator[Any]:
         """Yield batches, and write now and then what has been done for them."""
-        source, row, due = self._source, self.board.row(worker), 0.0
-        before = np.where(_IS_LEVEL, 0, _figures(source))
+        source, board, due = self._source, self.board, 0.0
+        before = _figures(source)
         try:
             for made, batch in enumerate(source.collated(run, worker, self._collate), 1):
-                row[-1], now = made, time.perf_counter()
-                if now >= due:
-                    row[:-1], due = _figures(source) - before, now + _EVERY_S
+                board.count(worker, made)
+                if (now := time.perf_counter()) >= due:
+                    board.write(worker, _figures(source) - before)
+                    due = now + _EVERY_S
                 yield batch
         finally:
-            row[:-1] = np.where(_IS_LEVEL, 0, _figures(source) - before)
+            board.write(worker, _figures(source) - before, ended=True)
 
 
 def _figures(source: Streamable) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from aiolit.errors import ConfigError
 from aiolit.plan.order import Deal
 from aiolit.plan.permute import mix
 from aiolit.plan.runs import Ints
+from aiolit.runtime.ahead import spread
 from aiolit.runtime.stats import Counters
 from aiolit.streaming.combined import apply_to, check_members, of_members, settings_of
 from aiolit.streaming.deck import ChainDeck, LaneReader, ReadableDeck, ReadableShares, SliceDeck
@@ -78,6 +80,7 @@ class ParallelStreamingDataset(Streamable):
         self._length = _checked_length(length)
         self._transform, self._takes_rngs = transform, _takes_rngs(transform)
         self._seed, self._resume, self._reset = seed, resume, reset_rngs
+        self._own = Counters()
 
     @property
     def is_endless(self) -> bool:
@@ -95,8 +98,8 @@ class ParallelStreamingDataset(Streamable):
         return super().__len__()
 
     def counters(self) -> list[Counters]:
-        """Return the members' counters; see ``Streamable``."""
-        return [one for dataset in self.datasets for one in dataset.counters()]
+        """Return its own counters and the members'; see ``Streamable``."""
+        return [self._own, *(one for dataset in self.datasets for one in dataset.counters())]
 
     def set_shuffle(self, shuffle: bool) -> None:
         """Set whether the members' epochs are shuffled."""
@@ -203,15 +206,26 @@ class ParallelStreamingDataset(Streamable):
             for dataset, of_member in zip(self.datasets, options.members, strict=True)
         ]
 
-    def _make(self, samples: tuple[Any, ...], words: tuple[int, ...]) -> Any:
-        """Return the user's sample of a tuple that was dealt at a place."""
-        if self._transform is None:
-            return samples
-        if not self._takes_rngs:
-            return self._transform(samples)
-        epoch, *place = words
-        key = mix(self._seed, 0 if self._reset else epoch, *place)
-        return self._transform(samples, Generators(key))
+    def _make(self, tuples: list[tuple[Any, ...]], words: tuple[int, ...], begin: int) -> list[Any]:
+        """Return the user's samples of tuples that were dealt at places from ``begin`` on."""
+        transform = self._transform
+        if transform is None:
+            return list(tuples)
+        began = time.perf_counter()
+
+        def made(first: int, stop: int) -> list[Any]:
+            if not self._takes_rngs:
+                return [transform(samples) for samples in tuples[first:stop]]
+            epoch, *place = words
+            words_from = (self._seed, 0 if self._reset else epoch, *place)
+            return [
+                transform(tuples[n], Generators(mix(*words_from, begin + n)))
+                for n in range(first, stop)
+            ]
+
+        found = spread(len(tuples), made)
+        self._own.decode_seconds += time.perf_counter() - began
+        return found
 
 
 class Generators(Mapping[str, Any]):
@@ -243,7 +257,7 @@ _GENERATORS: dict[str, Callable[[int], Any]] = {
     "torch": _torch_generator,
 }
 
-Make = Callable[[tuple[Any, ...], tuple[int, ...]], Any]
+Make = Callable[[list[tuple[Any, ...]], tuple[int, ...], int], list[Any]]
 
 
 class ZipDeck(ReadableDeck):
@@ -307,11 +321,7 @@ class _ZipReader(LaneReader):
         self._at[lane] += count
         columns = [reader.take(lane, count) for reader in self._readers]
         words = (*self._words, self._lanes[lane])
-        make = self._make
-        return [
-            make(samples, (*words, place))
-            for place, samples in enumerate(zip(*columns, strict=True), begin)
-        ]
+        return self._make(list(zip(*columns, strict=True)), words, begin)
 
 
 def _cycled(
