@@ -31,6 +31,7 @@ from aiolit.runtime.blocking import in_own_thread, in_thread
 
 _log = logging.getLogger(__name__)
 
+_MOST_TRUSTED = 1 << 16  # files whose check is remembered
 _PART = ".part"
 _ESCAPED = "%2Epart"
 Identity = tuple[int, int, int, int]
@@ -243,8 +244,15 @@ class ChunkCache:
             known = self._ledger.crc(self._key(name))
             if known is None or crc32(data) != known:
                 return None
-            self._trusted[name] = _identity(status)
+            self._trust(name, status)
         return Lease(self, name, lock, data)
+
+    def _trust(self, name: str, status: os.stat_result) -> None:
+        """Remember a file that was checked; of very many the oldest are checked again."""
+        self._trusted[name] = _identity(status)
+        if len(self._trusted) > _MOST_TRUSTED:
+            for old in list(self._trusted)[: _MOST_TRUSTED // 2]:
+                self._trusted.pop(old, None)
 
     # ---- fetching --------------------------------------------------------------------------
 
@@ -352,7 +360,7 @@ class ChunkCache:
 
         data = _mapped(self._part(name), len(target), mmap.ACCESS_READ)
         self._ledger.publish(self._key(name), time.time(), crc, finish)
-        self._trusted[name] = _identity(os.fstat(lock.fd))
+        self._trust(name, os.fstat(lock.fd))
         return Lease(self, name, lock.moved(), data)
 
     def _discard(self, name: str, lock: FileLock) -> None:

@@ -109,6 +109,14 @@ def piece_bytes(source: ChunkSource, stream: LaneStream) -> list[int]:
     return [int(means[piece.chunk] * piece.fetched) for piece in stream.pieces]
 
 
+def held_bytes(source: ChunkSource, stream: LaneStream) -> list[int]:
+    """Estimate what each piece holds while it is open: of a chunk that is only read whole, all."""
+    return [
+        int(source.nbytes[piece.chunk]) if source.is_whole_only(piece.chunk) else own
+        for piece, own in zip(stream.pieces, piece_bytes(source, stream), strict=True)
+    ]
+
+
 def _most_open() -> int:
     """Return how many chunks may be open at once: an open chunk takes two descriptors."""
     return max(8, min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
@@ -118,7 +126,7 @@ def make_window(plan: ReadPlan, stream: LaneStream) -> PieceWindow:
     """Return what opens the pieces of a stream ahead of its reader; call it on the loop."""
     budget = ByteBudget(_AHEAD_BYTES, name="the prefetch budget")
     most = min(2 * stream.widest_window + max(plan.ahead, 1), _most_open())
-    nbytes = piece_bytes(plan.source, stream)
+    nbytes = held_bytes(plan.source, stream)
     return PieceWindow(stream.pieces, nbytes, plan.source.open_piece, budget, most)
 
 

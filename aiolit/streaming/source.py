@@ -21,6 +21,7 @@ from aiolit.cache.base import ChunkHolder
 from aiolit.cache.chunks import CacheConfig, ChunkCache
 from aiolit.cache.memory import MemoryCache
 from aiolit.errors import ChunkFormatError, ConfigError, DatasetNotFoundError, ObjectNotFoundError
+from aiolit.format.chunk import range_readable
 from aiolit.format.dataset_info import Index, is_whole_compressed, plain_name, stored_name
 from aiolit.format.encryption_base import Encryption
 from aiolit.format.index import dump_index, parse_index
@@ -140,6 +141,11 @@ class ChunkSource:
             for number, groups in enumerate(parts)
             for rows, end in zip(groups, accumulate(groups), strict=True)
         )
+
+    def is_whole_only(self, chunk: int) -> bool:
+        """Whether a chunk is only read whole, compressed or encrypted as it is."""
+        about = self.index.chunks[chunk], self.index.config
+        return range_readable(*about) is False and not isinstance(self._bound, ParquetBound)
 
     def is_direct(self, chunk: int) -> bool:
         """Whether a chunk is read where it lies, by mapping it."""

@@ -25,8 +25,12 @@ from aiolit.store.base import Store
 from aiolit.store.memory import MemoryStore
 from aiolit.store.wrapped import WrappedStore
 from aiolit.streaming.dataset import StreamingDataset
+from aiolit.streaming.epoch import Readers
 from aiolit.streaming.feed import PieceWindow
 from aiolit.streaming.fetch import ChunkFetcher, Held
+from aiolit.streaming.reading import held_bytes
+from aiolit.streaming.topology import Topology
+from aiolit.testing.datasets import write_dataset
 from aiolit.testing.faulty_server import Answer, FaultyServer
 from aiolit.testing.stores import Fault, FaultStore
 
@@ -362,3 +366,21 @@ async def test_an_epoch_outlives_what_passes(place: Place, tmp_path: Path, fault
             return read
 
         assert await asyncio.to_thread(epoch) == [sample(n) for n in range(50)]
+
+
+# ---- chunks that are only read whole ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zstd"}])
+def test_parts_of_whole_chunks_count_as_whole(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Windows that cut compressed chunks hold each of them whole: that is what is reserved."""
+    samples = [sample(n) for n in range(50)]
+    folder = write_dataset(tmp_path / "data", samples, chunk_size=PER_CHUNK, **options)
+    dataset = StreamingDataset(folder, shuffle=True, shuffle_window=4)
+    readers = Readers(Topology(0, 1), 1, 4)
+    run = dataset.begin(readers)
+    shares = dataset.deck(run.position, run.options, readers).deal(np.array([50]), (0,))
+    stream = shares.stream([0], [0])
+    wholes = [int(dataset.source.nbytes[piece.chunk]) for piece in stream.pieces]
+    assert len(wholes) > 5
+    assert (held_bytes(dataset.source, stream) == wholes) == bool(options)
