@@ -435,6 +435,8 @@ def place(
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     env = kept | {
         "HOME": str(home),
+        # torch's threads would spin while other tests have the cores.
+        "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(STANDINS),
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "testing",

@@ -111,6 +111,8 @@ def run(example: Example, folder: Path, home: Path, temporary: str) -> str:
             **os.environ,
             "TMPDIR": temporary,
             "HOME": str(home),
+            # torch's threads would spin while other tests have the cores.
+            "OMP_NUM_THREADS": "1",
             # torch makes this folder when an optimizer is built, and leaves it.
             "TORCHINDUCTOR_CACHE_DIR": str(home.parent / "torch"),
         },
