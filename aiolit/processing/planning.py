@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -9,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aiolit.errors import ConfigError
-from aiolit.options import WorkOptions
+from aiolit.options import OutputOptions, WorkOptions
 from aiolit.processing.arguments import MapArguments, OptimizeArguments, WorkArguments
 from aiolit.processing.input_digest import CheckedSource
 from aiolit.processing.input_kinds import Pulled, as_source, prepare_items
 from aiolit.processing.job import OptimizeJob
 from aiolit.processing.mapping import MapJob
-from aiolit.processing.nodes import Nodes
+from aiolit.processing.nodes import Downloads, Nodes
+from aiolit.processing.shares import Share, check_shared, find_share
 from aiolit.processing.shipping import pickle_containers
 from aiolit.processing.sources import (
     Batched,
@@ -41,13 +43,17 @@ class Plan(Generic[Job]):
         job: The job.
         feed: Where inputs are brought, or None.
         pulled: The blocks of inputs to bring, or None.
-        nodes: How the job is spread over machines; None: it runs on this one.
+        nodes: How the job is spread over the machines of a cluster, or None.
+        share: Which part of the job this process does; None: all of it.
+        downloads: How remote files are downloaded, where the job's source does not do that.
     """
 
     job: Job
     feed: FeedSource | None
     pulled: Pulled | None
     nodes: Nodes | None
+    share: Share | None
+    downloads: Downloads
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +64,11 @@ class _Inputs:
     pulled: Pulled | None
     weights: NDArray[np.float64] | None
     nodes: Nodes | None
+    share: Share | None
 
 
 def _plan_inputs(
-    arguments: WorkArguments, work: WorkOptions, *, on_loop: bool, use_checkpoint: bool
+    arguments: WorkArguments, work: WorkOptions, output: OutputOptions, *, on_loop: bool
 ) -> _Inputs:
     given = arguments.inputs if arguments.queue is None else arguments.queue
     items = prepare_items(given, arguments.reader, work.num_workers)
@@ -75,16 +82,35 @@ def _plan_inputs(
         source = Batched(source, arguments.batch_size)
     weights = check_weights(arguments.weights, items, arguments.batch_size)
     checked = None
-    if use_checkpoint:
+    if output.use_checkpoint:
         # Below the downloads: the names of local copies differ from attempt to attempt.
         source = checked = CheckedSource(source)
-    nodes = arguments.nodes()
-    if nodes is None:
+    # A process that was started as one of several nodes asks for no others.
+    share = find_share(os.environ)
+    nodes = arguments.nodes() if share is None else None
+    if share is not None:
+        _check_share(output, is_list=isinstance(base, SequenceSource))
+    elif nodes is None:
         source = arguments.downloads().of(source)
     else:
         nodes = replace(nodes, is_list=isinstance(base, SequenceSource))
     feed = base if isinstance(base, FeedSource) else None
-    return _Inputs(source, checked, feed, pulled, weights, nodes)
+    return _Inputs(source, checked, feed, pulled, weights, nodes, share)
+
+
+def _check_share(output: OutputOptions, *, is_list: bool) -> None:
+    check_shared(output.url)
+    if not is_list:
+        raise ConfigError("one of several nodes takes its share of a list: inputs must be one")
+    if output.use_checkpoint:
+        raise ConfigError(
+            "use_checkpoint is for one machine or a cluster; of several nodes, those that have "
+            "finished their share do nothing when they are called again"
+        )
+
+
+def _plan(job: Job, inputs: _Inputs, arguments: WorkArguments) -> Plan[Job]:
+    return Plan(job, inputs.feed, inputs.pulled, inputs.nodes, inputs.share, arguments.downloads())
 
 
 def plan_optimize(arguments: OptimizeArguments, *, on_loop: bool) -> Plan[OptimizeJob]:
@@ -95,7 +121,7 @@ def plan_optimize(arguments: OptimizeArguments, *, on_loop: bool) -> Plan[Optimi
     """
     arguments.check()
     layout, output, work = arguments.layout(), arguments.output(), arguments.work()
-    inputs = _plan_inputs(arguments, work, on_loop=on_loop, use_checkpoint=output.use_checkpoint)
+    inputs = _plan_inputs(arguments, work, output, on_loop=on_loop)
     if inputs.nodes is not None and work.ordered and not inputs.nodes.is_list:
         raise ConfigError(
             "several nodes keep the order of a list only; pass a list, or keep_data_ordered=False"
@@ -112,7 +138,7 @@ def plan_optimize(arguments: OptimizeArguments, *, on_loop: bool) -> Plan[Optimi
         containers=pickle_containers(),
         weights=inputs.weights,
     )
-    return Plan(job, inputs.feed, inputs.pulled, inputs.nodes)
+    return _plan(job, inputs, arguments)
 
 
 def plan_map(arguments: MapArguments, *, on_loop: bool) -> Plan[MapJob]:
@@ -123,7 +149,11 @@ def plan_map(arguments: MapArguments, *, on_loop: bool) -> Plan[MapJob]:
     """
     wants = arguments.check()
     output, work = arguments.output(), arguments.work()
-    inputs = _plan_inputs(arguments, work, on_loop=on_loop, use_checkpoint=output.use_checkpoint)
+    inputs = _plan_inputs(arguments, work, output, on_loop=on_loop)
+    if inputs.share is not None and (arguments.error_when_not_empty or arguments.manifest):
+        raise ConfigError(
+            "error_when_not_empty and manifest are of a whole job; this process is one of several"
+        )
     job = MapJob(
         fn=arguments.fn,
         wants=wants,
@@ -136,4 +166,4 @@ def plan_map(arguments: MapArguments, *, on_loop: bool) -> Plan[MapJob]:
         read=arguments.read(),
         weights=inputs.weights,
     )
-    return Plan(job, inputs.feed, inputs.pulled, inputs.nodes)
+    return _plan(job, inputs, arguments)

@@ -14,9 +14,19 @@ from aiolit.processing.journal import Covered, Progress, merge_ranges, within
 from aiolit.processing.runs import Run
 from aiolit.processing.scheduler import cut
 
-__all__ = ["Handed", "Regions"]
+__all__ = ["Handed", "Regions", "region_bounds"]
 
 Ranges = Iterable[tuple[int, int]]
+
+
+def region_bounds(total: int, num_nodes: int, weights: NDArray[np.float64] | None) -> list[int]:
+    """Return where the regions of so many inputs begin and end: equal ones, or of equal weight."""
+    bounds = [total * node // num_nodes for node in range(num_nodes + 1)]
+    if weights is not None:
+        ends = np.cumsum(weights)
+        shares = ends[-1] * np.arange(1, num_nodes) / num_nodes
+        bounds[1:-1] = np.searchsorted(ends, shares, side="right").tolist()
+    return bounds
 
 
 class Regions:
@@ -37,11 +47,7 @@ class Regions:
         self._items = items
         self._partial = {} if progress is None else dict(progress.partial)
         done = () if progress is None else progress.done
-        bounds = [len(items) * node // num_nodes for node in range(num_nodes + 1)]
-        if weights is not None:
-            ends = np.cumsum(weights)
-            shares = ends[-1] * np.arange(1, num_nodes) / num_nodes
-            bounds[1:-1] = np.searchsorted(ends, shares, side="right").tolist()
+        bounds = region_bounds(len(items), num_nodes, weights)
         self._regions = [deque(_without(start, stop, done)) for start, stop in pairwise(bounds)]
 
     @property

@@ -6,7 +6,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 from aiolit.processing.dispatcher import Dispatcher
 from aiolit.processing.head import Cluster, Head, NodeHandle, fetch
@@ -21,7 +20,7 @@ from aiolit.processing.protocol import Schema
 from aiolit.processing.regions import Regions
 from aiolit.processing.reports import ChunkStored, FilesStored, NodeSetup
 from aiolit.processing.shipping import home_modules, pickle_function
-from aiolit.processing.sources import InputSource, SequenceSource
+from aiolit.processing.sources import SequenceSource, take_all
 from aiolit.processing.summary import MapSummary, SkippedInput, Summary
 from aiolit.processing.target import Target, next_number
 from aiolit.processing.writer import open_target
@@ -29,8 +28,6 @@ from aiolit.store.base import Store
 from aiolit.store.connect import local_path, scheme_of
 
 __all__ = ["map_on_nodes", "optimize_on_nodes"]
-
-_BLOCK = 8192
 
 OpenCluster = AbstractAsyncContextManager[Cluster]
 
@@ -114,7 +111,7 @@ async def _spread(
     """Have nodes work on all inputs."""
     regions = None
     if nodes.is_list:
-        items = await _all(job.source)
+        items = await take_all(job.source)
         weights = None if job.weights is None else job.weights[: len(items)]
         regions = Regions(items, nodes.num_nodes, progress=progress, weights=weights)
     dispatcher = Dispatcher(job.source, regions, progress)
@@ -137,13 +134,6 @@ async def _spread(
             await head.work()
     inputs = dispatcher.num_inputs if total is None or regions is None else total
     return Report(inputs=inputs, skipped=[skipped[index] for index in sorted(skipped)])
-
-
-async def _all(source: InputSource) -> list[Any]:
-    items: list[Any] = []
-    while block := await source.take(_BLOCK):
-        items.extend(block)
-    return items
 
 
 def is_fetched(url: str) -> bool:

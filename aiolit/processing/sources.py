@@ -24,10 +24,12 @@ __all__ = [
     "ThreadSource",
     "Timed",
     "pull_blocks",
+    "take_all",
 ]
 
 _PULL_S = 0.02
 _PULL_INPUTS = 1024
+_TAKE_INPUTS = 8192
 
 
 class InputSource(ABC):
@@ -228,6 +230,14 @@ class Timed(InputSource):
 
     async def close(self) -> None:
         await self._source.close()
+
+
+async def take_all(source: InputSource) -> list[Any]:
+    """Return all inputs of a source that has few enough of them."""
+    items: list[Any] = []
+    while block := await source.take(_TAKE_INPUTS):
+        items.extend(block)
+    return items
 
 
 def pull_blocks(

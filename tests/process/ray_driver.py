@@ -156,6 +156,16 @@ except KeyboardInterrupt:
 """
 
 
+def our_workers() -> list[psutil.Process]:
+    """List the workers of this test's nodes, known by the home folder it gave them."""
+    return [
+        process
+        for process in psutil.process_iter(["name", "environ"])
+        if process.info["name"].startswith("aiolit-worker")
+        and (process.info["environ"] or {}).get("HOME") == os.environ["HOME"]
+    ]
+
+
 def ended_head(name: str, number: signal.Signals, checkpoint: str) -> dict[str, Any]:
     """Send a signal to a head while its nodes are at work; return what it left and said."""
     folder = FOLDER / name
@@ -170,8 +180,7 @@ def ended_head(name: str, number: signal.Signals, checkpoint: str) -> dict[str, 
     said, _ = head.communicate()
     left = sorted(path.name for path in (folder / "out").iterdir())
     (folder / "fifo").unlink()
-    workers = [p for p in psutil.process_iter() if p.name().startswith("aiolit-worker")]
-    _, alive = psutil.wait_procs(workers, timeout=20)
+    _, alive = psutil.wait_procs(our_workers(), timeout=20)
     outcome = {"said": said, "left": left, "alive": len(alive)}
     if checkpoint:
         before = len((folder / "inputs").read_text().split())

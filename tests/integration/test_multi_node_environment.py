@@ -1,0 +1,250 @@
+"""Several nodes by hand: each process is told its share, and whoever ends last merges."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from aiolit.errors import ConfigError, OptimizeError, SchemaError
+from aiolit.format.index import parse_index
+from aiolit.format.loader import PyTreeLoader
+from aiolit.format.serializers import SerializerRegistry
+from aiolit.processing.functions import map as map_files
+from aiolit.processing.functions import optimize
+from aiolit.processing.shares import NODE_RANK, NUM_NODES, Share, find_share
+
+ROOT = Path(__file__).parents[2]
+OPTIONS: dict[str, Any] = {"chunk_size": 7, "num_workers": 1, "verbose": False}
+
+BeNode = Callable[[int], None]
+
+
+@pytest.fixture
+def be_node(monkeypatch: pytest.MonkeyPatch) -> BeNode:
+    """Give a function that makes this process one of three nodes."""
+    monkeypatch.setenv(NUM_NODES, "3")
+    return lambda rank: monkeypatch.setenv(NODE_RANK, str(rank))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def samples(get: Callable[[str], bytes]) -> list[Any]:
+    index = parse_index(get("index.json"), source="the data set")
+    loader = PyTreeLoader().bind(index, registry=SerializerRegistry(), source="the data set")
+    found: list[Any] = []
+    for chunk in index.chunks:
+        reader = loader.open(memoryview(get(chunk.filename)), chunk, chunk.filename)
+        found += [reader.sample(number) for number in range(chunk.num_items)]
+    return found
+
+
+def read(folder: Path) -> list[Any]:
+    """Return all samples; there is nothing but the index and its chunks."""
+    index = parse_index((folder / "index.json").read_bytes(), source=str(folder))
+    wanted = {"index.json", *(chunk.filename for chunk in index.chunks)}
+    assert set(os.listdir(folder)) == wanted
+    return samples(lambda name: (folder / name).read_bytes())
+
+
+def test_whoever_ends_last_merges(out: Path, be_node: BeNode) -> None:
+    shares = []
+    for rank in (2, 0, 1):
+        assert not (out / "index.json").exists()
+        be_node(rank)
+        shares.append(optimize(abs, range(100), f"local:{out}", **OPTIONS))
+    assert read(out) == list(range(100))
+    assert [(share.inputs, share.samples) for share in shares] == [(34, 34), (33, 33), (33, 33)]
+
+
+def test_a_share_that_is_finished_is_not_done_again(out: Path, be_node: BeNode) -> None:
+    log = out.with_name("log")
+
+    def fn(index: int) -> int:
+        if index == 40 and not log.with_name("go").exists():
+            raise ZeroDivisionError
+        with log.open("a") as file:
+            file.write(f"{index}\n")
+        return index
+
+    def call(rank: int) -> None:
+        be_node(rank)
+        optimize(fn, range(100), f"local:{out}", **OPTIONS)
+
+    call(0)
+    with pytest.raises(ZeroDivisionError):
+        call(1)
+    call(2)
+    assert not (out / "index.json").exists()
+    log.with_name("go").touch()
+    for rank in (0, 1):
+        call(rank)
+    assert read(out) == list(range(100))
+    done = [int(line) for line in log.read_text().split()]
+    assert [index for index in done if not 33 <= index < 66] == [*range(33), *range(66, 100)]
+
+
+def test_a_merge_that_was_cut_short_is_done_by_any_call(out: Path, be_node: BeNode) -> None:
+    for rank in range(3):
+        be_node(rank)
+        optimize(abs, range(100), f"local:{out}", **OPTIONS)
+        if rank == 1:
+            kept = {path.name: path.read_bytes() for path in out.glob("*-index.json")}
+    parts = kept | {"2-index.json": b""}
+    assert set(parts) == {"0-index.json", "1-index.json", "2-index.json"}
+    # As it is when the last node ends between its share and the merge.
+    (out / "index.json").unlink()
+    for name, data in kept.items():
+        (out / name).write_bytes(data)
+    be_node(2)
+    optimize(abs, range(100), f"local:{out}", **OPTIONS)
+    be_node(0)
+    with pytest.raises(ConfigError, match="holds a data set already"):
+        optimize(abs, range(100), f"local:{out}", **OPTIONS)
+    assert samples(lambda name: (out / name).read_bytes()) == list(range(100))
+
+
+@pytest.mark.parametrize("mode", ["append", "overwrite"])
+def test_modes(mode: str, out: Path, be_node: BeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(NUM_NODES)
+    optimize(abs, range(50), out, **OPTIONS)
+    monkeypatch.setenv(NUM_NODES, "3")
+    for rank in (1, 2, 0):
+        be_node(rank)
+        optimize(abs, range(50, 99), f"local:{out}", mode=mode, **OPTIONS)
+    assert read(out) == list(range(0 if mode == "append" else 50, 99))
+
+
+def test_inputs_in_another_order_are_found(out: Path, be_node: BeNode) -> None:
+    be_node(0)
+    optimize(abs, list(range(100)), f"local:{out}", **OPTIONS)
+    be_node(1)
+    with pytest.raises(ConfigError, match=r"0-index.json is of a job with digest_of_inputs="):
+        optimize(abs, list(range(99, -1, -1)), f"local:{out}", **OPTIONS)
+    assert not (out / "index.json").exists()
+
+
+def test_other_leaves_are_found(out: Path, be_node: BeNode) -> None:
+    for rank in (0, 1):
+        be_node(rank)
+        optimize(lambda i: {"a": i}, range(100), f"local:{out}", **OPTIONS)
+    be_node(2)
+    with pytest.raises(SchemaError, match="in the share of node 0"):
+        optimize(lambda i: {"b": i}, range(100), f"local:{out}", **OPTIONS)
+    assert not (out / "index.json").exists()
+
+
+def test_no_sample_at_all(out: Path, be_node: BeNode) -> None:
+    for rank in (0, 1):
+        be_node(rank)
+        optimize(lambda i: None, range(100), f"local:{out}", **OPTIONS)
+    be_node(2)
+    with pytest.raises(OptimizeError, match="not a single sample"):
+        optimize(lambda i: None, range(100), f"local:{out}", **OPTIONS)
+
+
+def test_map_does_its_share(out: Path, be_node: BeNode) -> None:
+    def write(index: int, output_dir: str) -> None:
+        (Path(output_dir) / f"{index}.txt").write_text("x")
+
+    for rank in range(3):
+        be_node(rank)
+        map_files(write, range(10), f"local:{out}", num_workers=1, verbose=False)
+    assert set(os.listdir(out)) == {f"{index}.txt" for index in range(10)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "the nodes' chunks would not come together"),
+        ({"inputs": iter([1])}, "inputs must be one"),
+        ({"use_checkpoint": True}, "use_checkpoint is for one machine or a cluster"),
+    ],
+    ids=["a folder of one machine", "an iterator", "a checkpoint"],
+)
+def test_what_cannot_work_is_refused_at_once(
+    arguments: dict[str, Any], said: str, out: Path, be_node: BeNode
+) -> None:
+    be_node(0)
+    place = str(out) if not arguments else f"local:{out}"
+    with pytest.raises(ConfigError, match=said):
+        optimize(abs, **({"inputs": [1], "output_dir": place} | arguments | OPTIONS))
+    assert not out.exists()
+
+
+def test_launchers_say_which_node_it_is() -> None:
+    three = {NUM_NODES: "3"}
+    assert find_share({}) is None
+    assert find_share({NUM_NODES: "1"}) is None
+    assert find_share(three | {NODE_RANK: "2", "RANK": "0"}) == Share(rank=2, num_nodes=3)
+    torchrun = {"WORLD_SIZE": "3", "RANK": "1"}
+    assert find_share(three | torchrun) == Share(rank=1, num_nodes=3)
+    slurm = {"SLURM_NTASKS": "3", "SLURM_PROCID": "2"}
+    assert find_share(three | slurm) == Share(rank=2, num_nodes=3)
+    # Two processes on each of three machines are no three nodes.
+    with pytest.raises(ConfigError, match=f"set {NODE_RANK}"):
+        find_share(three | {"WORLD_SIZE": "6", "RANK": "1"})
+    for wrong in ({NODE_RANK: "3"}, {NODE_RANK: "-1"}, {NODE_RANK: "x"}, {NUM_NODES: "0"}):
+        with pytest.raises(ConfigError, match="whole number"):
+            find_share(three | wrong)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Any]:
+    """Run an S3 server with a bucket ``nodes`` and give a client of it."""
+    command = [sys.executable, str(ROOT / "examples" / "local_s3.py")]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
+        assert server.stdout is not None
+        client = boto3.client(
+            "s3",
+            endpoint_url=server.stdout.readline().strip(),
+            region_name="us-east-1",
+            aws_access_key_id="nodes",
+            aws_secret_access_key="nodes",
+        )
+        client.create_bucket(Bucket="nodes")
+        yield client
+        client.close()
+
+
+SCRIPT = """
+import sys
+from aiolit import optimize
+
+optimize(
+    abs, range(100), "s3://nodes/out", chunk_size=7, num_workers=1, verbose=False,
+    storage_options={
+        "endpoint_url": sys.argv[1], "region_name": "us-east-1",
+        "aws_access_key_id": "nodes", "aws_secret_access_key": "nodes",
+    },
+)
+"""
+
+
+@pytest.mark.keeps_open("sockets", reason="connections to the module's server")
+def test_processes_of_a_launcher_that_end_together_on_s3(s3: Any) -> None:
+    command = [sys.executable, "-c", SCRIPT, s3.meta.endpoint_url]
+    launcher = {NUM_NODES: "3", "WORLD_SIZE": "3", "PYTHONPATH": str(ROOT)}
+    environments = [os.environ | launcher | {"RANK": str(rank)} for rank in range(3)]
+    nodes = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE) for env in environments]
+    said = [node.communicate()[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0, 0], said
+
+    def get(name: str) -> bytes:
+        data: bytes = s3.get_object(Bucket="nodes", Key=f"out/{name}")["Body"].read()
+        return data
+
+    assert samples(get) == list(range(100))
+    listed = s3.list_objects_v2(Bucket="nodes", Prefix="out/")["Contents"]
+    assert not [each["Key"] for each in listed if "-index.json" in each["Key"]]
