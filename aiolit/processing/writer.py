@@ -38,6 +38,7 @@ from aiolit.processing.summary import SkippedInput
 from aiolit.processing.target import Target
 from aiolit.runtime.budget import ByteBudget
 from aiolit.runtime.groups import single_error
+from aiolit.runtime.tracing import side_span
 from aiolit.store.connect import open_store
 from aiolit.store.threads import run_in_thread
 
@@ -198,8 +199,9 @@ class DatasetWriter:
             else:
                 packed = await run_in_thread(self._pack, name, sealed)
             self.target.names.append(name)
-            await self.target.store.put(name, packed.parts)
             nbytes = sum(len(part) for part in packed.parts)
+            with side_span("optimize", name, nbytes=nbytes):
+                await self.target.store.put(name, packed.parts)
             await self.target.stored(
                 position, packed.info, covered, stored_nbytes=nbytes, skipped=skipped
             )

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import pytest
 
+import aiolit
 from aiolit import StreamingDataLoader, StreamingDataset
 from aiolit.debugger import disable_tracer, enable_tracer
 from aiolit.errors import ChecksumError, ConfigError
@@ -190,6 +191,21 @@ def test_categories_and_levels(write_dataset: WriteDataset, tmp_path: Path) -> N
     debug = [event for event in traced("debug", level="debug") if event["cat"] == "fetch"]
     assert {event["name"] for event in plain} < {event["name"] for event in debug}
     assert "read" in {event["name"] for event in debug}
+
+
+def test_a_trace_of_chunks_that_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    enable_tracer(path, categories=["optimize"])
+    try:
+        aiolit.optimize(
+            str, [1, 2, 3, 4], tmp_path / "out", chunk_size=2, num_workers=1, verbose=False
+        )
+    finally:
+        disable_tracer()
+    events = read_trace(path)
+    check_trace(events)
+    names = [event["name"] for event in events if event["ph"] == "X"]
+    assert sorted(names) == ["chunk-0-0.bin", "chunk-0-1.bin"]
 
 
 def test_trace_refuses_what_it_does_not_know(tmp_path: Path) -> None:
