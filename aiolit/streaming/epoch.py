@@ -19,7 +19,7 @@ from aiolit.streaming.collation import default_batch
 from aiolit.streaming.deck import LaneReader, ReadableDeck, ReadableShares
 from aiolit.streaming.state import VERSION, Position, check_same
 from aiolit.streaming.topology import Topology
-from aiolit.streaming.workers import check_worker, warn_of_no_batch
+from aiolit.streaming.workers import check_worker, warn_of_no_batch, warn_of_repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +305,7 @@ class Streamable(IterableDataset[Any]):
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         readers = Readers(self.find_topology(), workers, self._readers[1])
         run = self.begin(readers)
+        warn_of_repeats(run.options, begun=run.position != Position())
         self._reading = (run, worker, 0, 0)
         self.position = self.next_position(run)
         if run.deal.batch_size == 1 and self.deals_samples and not self.is_endless:

@@ -37,3 +37,20 @@ def warn_of_no_batch(deal: Deal, size: int) -> None:
             f"{deal.batch_size} need together, and drop_last leaves them out",
             stacklevel=4,
         )
+
+
+def warn_of_repeats(options: object, *, begun: bool) -> None:
+    """Warn, in one worker of a torch ``DataLoader``, that its epochs may all have one order.
+
+    Args:
+        options: What fixes the order.
+        begun: Whether the data set was told an epoch, or a state: then its user turns them.
+    """
+    info = get_worker_info()
+    if info is not None and info.id == 0 and not begun and getattr(options, "shuffle", False):
+        warnings.warn(
+            "torch's DataLoader starts new workers for each epoch, which all begin with the same "
+            "shuffled order: use aiolit.StreamingDataLoader, or call set_epoch() on the data set "
+            "(nothing is wrong where persistent_workers=True keeps the workers)",
+            stacklevel=3,
+        )

@@ -26,6 +26,8 @@ pytestmark = [
     pytest.mark.keeps_open("environment", reason="torch sets its SIGCHLD handler for good"),
     # torchdata's own, of what it uses of torch
     pytest.mark.filterwarnings("ignore:'set_vital' is deprecated"),
+    # one epoch each, or workers that persist
+    pytest.mark.filterwarnings("ignore:torch's DataLoader starts new workers"),
 ]
 
 Make = Callable[[], Any]
