@@ -458,6 +458,13 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
         open_browser(str(tmp_path), BrowseOptions(raw=True, cache_dir=tmp_path / "cache"))
 
 
+def test_what_is_missing_is_named_with_its_pip_command(run_python: Any) -> None:
+    done = run_python("import sys; sys.modules['aiohttp'] = None; import aiolit.viewer")
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]
+    assert said.endswith("the viewer needs aiohttp: pip install 'aiolit[viewer]'")
+
+
 def test_a_wheel_holds_the_page(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the build tool's own

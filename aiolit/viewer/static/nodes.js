@@ -1,6 +1,6 @@
 // One leaf or branch of a sample, drawn by its kind.
 
-import { bytes, el, whole } from "./dom.js";
+import { bytes, el, plural, whole } from "./dom.js";
 
 const LEAST = 192; // pixels; smaller pictures are enlarged, each pixel a square
 
@@ -32,11 +32,12 @@ function drawBranch(node, number) {
   );
 }
 
-function describe(node) {
+/** Say how large a leaf is, in words. */
+export function describe(node) {
   if (node.shape && node.shape.length === 1) return `${whole(node.shape[0])} of ${node.dtype}`;
   if (node.shape) return `${node.shape.join(" × ")} of ${node.dtype}`;
   if (node.nbytes !== undefined) return bytes(node.nbytes);
-  if (node.length !== undefined) return `${whole(node.length)} characters`;
+  if (node.length !== undefined) return plural(node.length, "character");
   return "";
 }
 

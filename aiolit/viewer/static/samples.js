@@ -1,7 +1,7 @@
 // Samples: a page of many, and one with everything that is in it.
 
 import { ask, el, plural, problem, whole } from "./dom.js";
-import { drawNode, drawPicture } from "./nodes.js";
+import { describe, drawNode, drawPicture } from "./nodes.js";
 
 const PAGE = 24;
 
@@ -22,7 +22,9 @@ export async function showPage(state, [text], signal) {
     total,
     go: (number) => `#samples/${number}`,
   });
-  return [bar, el("ul.cards", {}, found.samples.map((one) => el("li", {}, card(one))))];
+  const cards = el("ul.cards", {}, found.samples.map((one) => el("li", {}, card(one))));
+  if (!cards.querySelector("img")) cards.classList.add("wide");
+  return [bar, cards];
 }
 
 export async function showOne(state, [text], signal) {
@@ -132,11 +134,13 @@ function preview(found, number, leaves) {
   const [path, leaf] = found;
   if (leaf.media !== undefined && (leaf.kind === "image" || leaf.kind === "array"))
     return el("div.preview", {}, drawPicture(leaf, number, path));
-  if (leaf.kind === "text") return el("div.preview.excerpt", {}, leaf.text.slice(0, 400));
+  if (leaf.kind === "text") {
+    const texts = leaves.filter(([, other]) => other.kind === "text").map(([, other]) => other.text);
+    return el("div.preview.excerpt", {}, texts.join("\n").slice(0, 400));
+  }
   if (leaf.kind === "array") {
-    const shape = leaf.shape ? leaf.shape.join(" × ") : leaf.type;
-    const first = leaf.rows.flat().slice(0, 24).join("  ");
-    return el("div.preview.numbers", {}, el("b", {}, `${leaf.dtype || ""} ${shape}`), el("span", {}, first));
+    const first = leaf.rows.flat().slice(0, 32).join("  ");
+    return el("div.preview.numbers", {}, el("b", {}, describe(leaf) || leaf.type), el("span", {}, first));
   }
   if (leaf.kind === "bytes") return el("div.preview.numbers", {}, leaf.hex.slice(0, 120));
   return el("div.preview.plain", {}, leaf.reason);

@@ -5,33 +5,23 @@ import { ask, bytes, el, plural, whole } from "./dom.js";
 export async function show(state, rest, signal) {
   const { data } = state.about;
   const { leaves } = await ask("api/schema", signal);
+  const columns = ["path", "format", ...(leaves.some((leaf) => leaf.means) ? ["means"] : [])];
   return [
     el("h2", {}, "Leaves"),
     el(
       "table.list",
       {},
-      el(
-        "thead",
-        {},
-        el("tr", {}, ["leaf", "format", "meaning"].map((name) => el("th", { scope: "col" }, name))),
-      ),
-      el(
-        "tbody",
-        {},
-        leaves.map((leaf) =>
-          el(
-            "tr",
-            {},
-            el("th", { scope: "row" }, leaf.path),
-            el("td", {}, el("code", {}, leaf.format)),
-            el("td", {}, leaf.means),
-          ),
-        ),
-      ),
+      el("thead", {}, el("tr", {}, columns.map((name) => el("th", { scope: "col" }, name)))),
+      el("tbody", {}, leaves.map((leaf) => row(leaf, columns))),
     ),
     el("h2", {}, "Data set"),
     el("dl.facts", {}, rows(data).map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
   ];
+}
+
+function row(leaf, columns) {
+  const [, ...others] = columns.map((name) => el("td", {}, leaf[name]));
+  return el("tr", {}, el("th", { scope: "row" }, leaf.path), others);
 }
 
 function rows(data) {
