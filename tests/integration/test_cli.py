@@ -497,13 +497,14 @@ def test_a_reader_that_leaves(folder: Path) -> None:
     assert process.wait(30) == 1
 
 
-def _start(*arguments: object) -> subprocess.Popen[str]:
+def _start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "aiolit", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[2],
+        env=os.environ | environment,
     )
 
 
@@ -579,3 +580,33 @@ def test_ctrl_c(server: S3Server, tmp_path: Path, command: str) -> None:
             process.wait()
     assert (process.returncode, out, err) == (130, "", "aiolit: interrupted\n")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(("command", "before"), [("merge", 2), ("bench", 17)])
+def test_ctrl_c_amid_a_chunk(tmp_path: Path, command: str, before: int) -> None:
+    """Chunks that have begun to come leave nothing either, and no temporary folder."""
+    if missing := missing_programs():
+        pytest.skip("; ".join(missing))
+    root, work = tmp_path / "buckets", tmp_path / "work"
+    work.mkdir()
+    for name in ("a", "b"):
+        samples = [{"x": os.urandom(2 << 20)} for _ in range(2)]
+        write_dataset(root / "bucket" / name, samples, chunk_size=1)
+    words: dict[str, list[object]] = {
+        "merge": ["s3://bucket/a", "s3://bucket/b", work / "out"],
+        "bench": ["s3://bucket/a"],
+    }
+    # The indexes and other small requests come at once, the chunks never end.
+    with S3Server(root, Shape(bytes_per_second=20_000)) as slow:
+        process = _start(command, *words[command], *options(slow), TMPDIR=str(work))
+        try:
+            seen = slow.counters()
+            while (seen.get < before or not seen.active) and process.poll() is None:
+                seen = slow.counters()
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            process.wait()
+    assert (process.returncode, out, err) == (130, "", "aiolit: interrupted\n")
+    assert not [path for path in work.rglob("*") if path.is_file() or "bench" in path.name]

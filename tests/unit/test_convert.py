@@ -112,6 +112,11 @@ async def test_an_index_tells_first(tmp_path: Path) -> None:
     assert (await look(tmp_path, [], "webdataset")).keys == ["0.tar"]
 
 
+async def test_the_folder_above_mds_shards(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"convert the folders in it, such as .*train$"):
+        await look(tmp_path, ["train/index.json", "train/shard.00000.mds", "val/index.json"])
+
+
 async def test_splits_that_would_be_mixed_are_noted(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="files of test and of train: all of them become one"):
         await look(tmp_path, ["train-0.tar", "x/test-0.tar"])

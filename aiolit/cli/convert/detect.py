@@ -159,6 +159,9 @@ def _nothing(store: Store, place: Place, keys: Sequence[str], kind: Kind | None)
                 text = f"{store.url} is a file of no kind that can be converted"
     else:
         text = f"{where} holds {what}: {len(keys):,} files such as {keys[0]}"
+        if below := [key for key in keys if key.endswith(f"/{INDEX}")]:
+            one = store.object_url(below[0].rpartition("/")[0])
+            text = f"{where} itself holds {what}; convert the folders in it, such as {one}"
     if scheme_of(store.url) == "hf" and "@" not in store.url:
         text += (
             "; the Hub keeps most data sets as Parquet too, at "
