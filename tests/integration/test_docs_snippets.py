@@ -44,13 +44,6 @@ STANDINS = Path(__file__).parent / "docs_standins"
 BUCKETS = ("my-bucket", "bucket", "tinyllama-template")
 TIME_LIMIT_S = 90
 
-# Examples of features that have not landed, with the reason. Each must still fail: take it off when
-# it runs. In the file a comment keeps mypy from reporting the missing names.
-NOT_YET = {
-    "distributed_optimize": "num_nodes runs on Ray, which comes with the writing work",
-}
-NOT_YET_HEADER = "# mypy: ignore-errors\n"
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -481,18 +474,12 @@ def run_example(example: Example, place: Place, *, guarded: bool = True) -> None
 @pytest.mark.timeout(3 * TIME_LIMIT_S)
 @pytest.mark.parametrize(("example", "guarded"), CASES)
 def test_example_of_the_documentation_runs(example: Example, guarded: bool, place: Place) -> None:
-    if example.name not in NOT_YET:
-        run_example(example, place, guarded=guarded)
-        return
-    with pytest.raises(AssertionError):
-        run_example(example, place, guarded=guarded)
+    run_example(example, place, guarded=guarded)
 
 
-def test_every_file_is_an_example_and_says_whether_it_runs() -> None:
-    files = {file.stem: file.read_text() for file in EXAMPLES.glob("*.py")}
-    assert set(files) == {example.name for example in DOCUMENTED}
-    assert set(NOT_YET) <= set(files)
-    assert {name for name, text in files.items() if text.startswith(NOT_YET_HEADER)} == set(NOT_YET)
+def test_every_file_is_an_example() -> None:
+    files = {file.stem for file in EXAMPLES.glob("*.py")}
+    assert files == {example.name for example in DOCUMENTED}
 
 
 @pytest.mark.timeout(5 * TIME_LIMIT_S)

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Optimize dataset in distributed environment."""
 
 from aiolit import Machine, StreamingDataset, optimize
