@@ -196,15 +196,19 @@ class AsyncStreamingDataset:
                 for reader, sample in zip(direct, samples, strict=True)
                 if reader is not None
             ]
-        readers, held = await dataset.source.open_samples(chunks, samples)
-        try:
-            return [
-                dataset.transform(reader.sample(sample))
-                for reader, sample in zip(readers, samples, strict=True)
-            ]
-        finally:
-            for one in held:
-                one.close()
+        values: list[Any] = [None] * len(chunks)
+        for turn in dataset.source.turns(chunks):
+            wanted = [samples[place] for place in turn]
+            readers, held = await dataset.source.open_samples(
+                [chunks[place] for place in turn], wanted
+            )
+            try:
+                for place, reader, sample in zip(turn, readers, wanted, strict=True):
+                    values[place] = dataset.transform(reader.sample(sample))
+            finally:
+                for one in held:
+                    one.close()
+        return values
 
     @property
     def _dataset(self) -> StreamingDataset:

@@ -446,9 +446,14 @@ def read_samples(source: ChunkSource, chunks: list[int], samples: list[int]) -> 
         ]
     loop = portal()
     source.open_on(loop)
-    readers, held = loop.call(source.open_samples, chunks, samples)
-    try:
-        return [reader.sample(sample) for reader, sample in zip(readers, samples, strict=True)]
-    finally:
-        for one in held:
-            one.close()
+    values: list[Any] = [None] * len(chunks)
+    for turn in source.turns(chunks):
+        wanted = [samples[place] for place in turn]
+        readers, held = loop.call(source.open_samples, [chunks[place] for place in turn], wanted)
+        try:
+            for place, reader, sample in zip(turn, readers, wanted, strict=True):
+                values[place] = reader.sample(sample)
+        finally:
+            for one in held:
+                one.close()
+    return values

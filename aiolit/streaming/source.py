@@ -42,6 +42,7 @@ from aiolit.streaming.resolver import Location, namespace
 
 INDEX = "index.json"
 _MEMORY_BYTES = 1 << 30  # the most a cache in memory holds
+_TURN_BYTES = 256 << 20  # chunks only read whole, that one list of single samples opens at once
 _OPEN_CHUNKS = 64  # mapped chunks kept open for random access
 
 
@@ -146,6 +147,30 @@ class ChunkSource:
         """Whether a chunk is only read whole, compressed or encrypted as it is."""
         about = self.index.chunks[chunk], self.index.config
         return range_readable(*about) is False and not isinstance(self._bound, ParquetBound)
+
+    def turns(self, chunks: Sequence[int]) -> list[list[int]]:
+        """Cut single samples, by the chunks they are in, into what is read at once.
+
+        Where the cache has no room, chunks that are only read whole are held in memory until their
+        samples are decoded: some of them at once, and not all that a long list may name.
+
+        Returns:
+            Places of the list, each in one turn; those of one chunk are together.
+        """
+        places: dict[int, list[int]] = {}
+        for place, chunk in enumerate(chunks):
+            places.setdefault(chunk, []).append(place)
+        turns: list[list[int]] = [[]]
+        held = 0
+        for chunk, here in places.items():
+            whole = range_readable(self.index.chunks[chunk], self.index.config) is False
+            nbytes = int(self.nbytes[chunk]) if whole else 0
+            if held and held + nbytes > _TURN_BYTES:
+                turns.append([])
+                held = 0
+            turns[-1] += here
+            held += nbytes
+        return turns
 
     def is_direct(self, chunk: int) -> bool:
         """Whether a chunk is read where it lies, by mapping it."""

@@ -384,3 +384,22 @@ def test_parts_of_whole_chunks_count_as_whole(tmp_path: Path, options: dict[str,
     wholes = [int(dataset.source.nbytes[piece.chunk]) for piece in stream.pieces]
     assert len(wholes) > 5
     assert (held_bytes(dataset.source, stream) == wholes) == bool(options)
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_a_long_list_of_single_samples(tmp_path: Path, compression: str | None) -> None:
+    """Of a declared size that is large, chunks that are only read whole come in turns."""
+    samples = [sample(n) for n in range(50)]
+    folder = write_dataset(
+        tmp_path / "data", samples, chunk_size=PER_CHUNK, compression=compression
+    )
+    dataset = StreamingDataset(f"local:{folder}", tmp_path / "cache", max_cache_size=1)
+    wanted = [45, 3, 17, 3, 29, 44, 31, 0]
+    assert dataset[wanted] == [samples[n] for n in wanted]
+    source, chunks = dataset.source, [number // PER_CHUNK for number in wanted]
+    assert source.turns(chunks) == [[0, 5, 1, 3, 7, 2, 4, 6]]
+    source.nbytes = np.full(5, 100 << 20)
+    turns = source.turns(chunks)
+    assert turns == ([[0, 5, 1, 3, 7], [2, 4], [6]] if compression else [[0, 5, 1, 3, 7, 2, 4, 6]])
+    assert dataset[wanted] == [samples[n] for n in wanted]
+    assert source.turns([]) == [[]]
