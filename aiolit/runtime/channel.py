@@ -12,6 +12,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, TypeAlias
@@ -330,6 +331,9 @@ class AsyncChannel:
         """Close this end; the other one sees the end of the stream. Again is harmless."""
         waiter = self._waiter
         self._stop_reading()
+        with suppress(OSError):  # it is closed, or the other end is gone
+            # A forked child may have a copy of this end, which closing leaves open.
+            self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
         if waiter is not None and not waiter.done():
             waiter.set_exception(ChannelClosedError("this end of the channel has been closed"))

@@ -30,6 +30,7 @@ from aiolit.runtime.channel import (
     ChannelClosedError,
     ChannelLimits,
 )
+from aiolit.runtime.fork_gate import no_fork
 from aiolit.runtime.worker_entry import Assignment, Crash
 
 __all__ = ["WorkerProcess", "describe_exit"]
@@ -43,6 +44,7 @@ import json, os, sys
 fd = int(sys.argv[1])
 with os.fdopen(fd, "rb", 0, closefd=False) as first:
     sys.path[:] = json.loads(first.readline())
+from aiolit.runtime.fork_gate import no_fork
 from aiolit.runtime.worker_entry import main
 main(fd)
 """
@@ -147,13 +149,14 @@ class WorkerProcess(Generic[*Ts]):
         if self._popen is not None:
             raise RuntimeError("a WorkerProcess starts once")
         payload = cloudpickle.dumps(self._work)
-        ours, theirs = socket.socketpair()
-        self._channel = AsyncChannel(ours, self._limits)
         try:
-            with theirs:
-                for end in (ours, theirs):
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_NBYTES)
-                self._popen = _start(theirs)
+            with no_fork():
+                ours, theirs = socket.socketpair()
+                self._channel = AsyncChannel(ours, self._limits)
+                with theirs:
+                    for end in (ours, theirs):
+                        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_NBYTES)
+                    self._popen = _start(theirs)
             self._watch(self._popen)
             await self._assign(payload)
         except BaseException:
@@ -203,7 +206,8 @@ class WorkerProcess(Generic[*Ts]):
         loop.add_reader(pidfd, readable)
 
     async def _end(self, *, at_once: bool) -> None:
-        self.channel.close()
+        if self._channel is not None:
+            self._channel.close()
         if self._popen is None:
             return
         try:

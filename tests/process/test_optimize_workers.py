@@ -22,6 +22,8 @@ from aiolit.format.loader import PyTreeLoader, TokensLoader
 from aiolit.format.serializers import SerializerRegistry
 from aiolit.processing.functions import optimize
 from aiolit.processing.summary import Summary
+from aiolit.streaming.dataloader import StreamingDataLoader
+from aiolit.streaming.dataset import StreamingDataset
 
 Options = dict[str, Any]
 
@@ -160,6 +162,33 @@ def test_every_kind_of_inputs(name: str, tmp_path: Path) -> None:
     summary = write(lambda i: int(i), SOURCES[name](), tmp_path / "out")
     assert summary.inputs == 30
     assert read(tmp_path / "out") == list(range(30))
+
+
+@pytest.mark.keeps_open("environment", reason="torch handles SIGCHLD once it had a worker")
+@pytest.mark.parametrize(("num_workers", "ordered"), [(0, True), (2, False), (2, True)])
+def test_a_data_loader_as_inputs(num_workers: int, ordered: bool, tmp_path: Path) -> None:
+    """Every batch comes once; workers of the loader are forked while ours are started."""
+    write(lambda i: i, range(100), tmp_path / "first")
+    loader = StreamingDataLoader(
+        StreamingDataset(str(tmp_path / "first")),
+        batch_size=7,
+        num_workers=num_workers,
+        collate_fn=list,
+        multiprocessing_context="fork" if num_workers else None,
+    )
+    batches = [tuple(batch) for batch in loader]
+    summary = write(
+        lambda batch: iter(batch),
+        loader,
+        tmp_path / "second",
+        num_workers=3,
+        keep_data_ordered=ordered,
+    )
+    assert summary.inputs == len(batches) == 15
+    found = read(tmp_path / "second")
+    assert sorted(found) == list(range(100))
+    if ordered:
+        assert found == [i for batch in batches for i in batch]
 
 
 def test_inputs_are_pulled_in_the_thread_of_the_caller(tmp_path: Path) -> None:
@@ -304,6 +333,18 @@ class TestModes:
         with pytest.raises(ZeroDivisionError):
             write(lambda i: 1 // (i - 90), range(100), tmp_path / "out", mode="overwrite")
         assert digest(tmp_path / "out") == before
+
+    def test_two_jobs_that_append_at_once(self, tmp_path: Path) -> None:
+        """The second to end finds another index than it began with."""
+        write(lambda i: i, range(10), tmp_path / "out")
+
+        def inputs() -> Iterator[int]:
+            yield 10
+            write(lambda i: i, range(10, 20), tmp_path / "out", mode="append")
+            yield 11
+
+        with pytest.raises(OptimizeError, match="another job changed"):
+            write(lambda i: i, inputs(), tmp_path / "out", mode="append")
 
     def test_a_mode_needs_no_data_set(self, tmp_path: Path) -> None:
         write(lambda i: i, range(5), tmp_path / "a", mode="append")
