@@ -299,8 +299,10 @@ def check_manifest(manifest: object) -> None:
     Raises:
         ConfigError: It is not.
     """
-    if manifest is not None and (not isinstance(manifest, str) or not manifest):
-        raise ConfigError(f"manifest must be the name of a file, not {manifest!r}")
+    if manifest is None:
+        return
+    if not isinstance(manifest, str) or {"", ".", ".."} & set(manifest.split("/")):
+        raise ConfigError(f"manifest must be the name of a file in output_dir, not {manifest!r}")
 
 
 def check_serializer(name: object, serializer: object) -> None:

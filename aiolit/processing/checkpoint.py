@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from aiolit.errors import ConfigError, ObjectNotFoundError
 from aiolit.processing.journal import FOLDER, JOB_KEY
+from aiolit.runtime.groups import single_error
 from aiolit.store.base import Store
 from aiolit.store.local import LocalStore
 from aiolit.store.threads import run_in_thread
 
 __all__ = ["begin_job", "checkpoint_keys", "has_checkpoint", "read_records", "remove_folder"]
+
+_AT_ONCE = 16
 
 
 async def has_checkpoint(store: Store) -> bool:
@@ -53,10 +57,19 @@ async def begin_job(store: Store, job: Mapping[str, Any]) -> None:
             )
 
 
-async def read_records(store: Store, prefix: str) -> AsyncIterator[tuple[str, bytes]]:
-    """Yield the key and the bytes of each record whose name begins with ``prefix``, by name."""
-    async for info in store.list(f"{FOLDER}/{prefix}"):
-        yield info.key, await store.get(info.key)
+async def read_records(store: Store, prefix: str) -> list[tuple[str, bytes]]:
+    """Return the key and the bytes of each record whose name begins with ``prefix``, by name."""
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def read(key: str) -> bytes:
+        async with places:
+            return await store.get(key)
+
+    keys = [info.key async for info in store.list(f"{FOLDER}/{prefix}")]
+    with single_error():
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(read(key)) for key in keys]
+    return [(key, task.result()) for key, task in zip(keys, tasks, strict=True)]
 
 
 async def checkpoint_keys(store: Store) -> list[str]:

@@ -124,6 +124,7 @@ def optimize(
         serializers: Serializers of your own by name, tried before the built-in ones.
         on_error: What an exception in ``fn`` does: ``"raise"`` ends the job, ``"skip"`` goes on
             without the input, a function ``(index, input, exception)`` is called and may raise.
+            What a generator had yielded before it failed stays.
         max_retries: How often an input is given to a fresh worker after its worker died.
         concurrency: Items each worker keeps in flight when ``fn`` is async.
         timeout: Longest silence of the source of inputs in seconds; None waits for ever.

@@ -146,6 +146,8 @@ async def work_through(
         num_workers = max(1, min(num_workers, source.total))
     done = 0 if progress is None else progress.num_done
 
+    seen: set[int] = set()
+
     async def on_skip(failure: Failure, value: Any) -> None:
         error = restore(failure)
         if callable(work.on_error):
@@ -154,8 +156,10 @@ async def work_through(
             except Exception as raised:
                 raise FunctionFailedError(raised) from raised
         skipped = SkippedInput(failure.index, failure.shown, failure.error.summary)
-        report.skipped.append(skipped)
-        on_skipped(skipped)
+        if failure.index not in seen:  # a worker that died after it had said so is replaced
+            seen.add(failure.index)
+            report.skipped.append(skipped)
+            on_skipped(skipped)
 
     with ProgressBar(total=source.total, initial=done, label=label, shown=work.verbose) as bar:
         async with _spool() as spool:

@@ -65,7 +65,7 @@ class MapJournal:
             ConfigError: The output holds the records of another job.
         """
         await begin_job(self._store, job)
-        async for key, data in read_records(self._store, _PREFIX):
+        for key, data in await read_records(self._store, _PREFIX):
             number, mark, made = _parse(data, source=self._store.object_url(key))
             self._number = max(self._number, number + 1)
             self.marks.append(mark)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from aiolit.errors import ConfigError
+from aiolit.errors import ConfigError, OptimizeError
 from aiolit.options import OutputOptions, WorkOptions
 from aiolit.processing.checkpoint import has_checkpoint
 from aiolit.processing.input_digest import CheckedSource
@@ -81,7 +81,7 @@ async def run_map(job: MapJob, make: MakeFiles | None = None) -> MapSummary:
         async with _journal(store, job) as (journal, progress):
             made, report = await (make or make_files)(store, job, journal, progress)
             if job.manifest is not None:
-                await store.put(job.manifest, _manifest(made))
+                await _write_manifest(store, job.manifest, made)
             if journal is not None:
                 await journal.remove()
     return MapSummary(
@@ -185,10 +185,13 @@ async def _work_folder(store: Store) -> AsyncIterator[str]:
         await run_in_thread(folder.remove)
 
 
-def _manifest(made: Iterable[Made]) -> bytes:
+async def _write_manifest(store: Store, key: str, made: Sequence[Made]) -> None:
     """Say in a line of JSON for each input what it gave."""
+    for each in made:
+        if key in dict(each.files):
+            raise OptimizeError(f"input {each.index} wrote {key!r}, the name of the manifest")
     lines = [
         json.dumps({"input": each.index, "files": [list(file) for file in each.files]})
         for each in made
     ]
-    return "".join(f"{line}\n" for line in lines).encode()
+    await store.put(key, "".join(f"{line}\n" for line in lines).encode())

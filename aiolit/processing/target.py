@@ -195,7 +195,7 @@ class Target:
         await begin_job(self.store, dict(job, first_number=self.first_number))
         sizes = {info.key: info.size async for info in self.store.list("chunk-")}
         records: list[Record] = []
-        async for key, data in read_records(self.store, "chunk-"):
+        for key, data in await read_records(self.store, "chunk-"):
             record = Record.parse(data, source=self.store.object_url(key))
             if sizes.get(record.chunk["filename"]) == record.stored_nbytes:
                 records.append(record)
@@ -257,6 +257,9 @@ class Target:
         whether the index arrived before anything is removed.
         """
         data = dump_index(index)
+        if self.old is not None and await read_index(self.store) != self.old:
+            await self.discard(written)
+            raise OptimizeError(f"another job changed {self.store.url} in the meantime")
         try:
             await finish(self.store.put(INDEX_KEY, data, if_absent=self.old is None))
         except ObjectExistsError as error:

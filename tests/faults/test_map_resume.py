@@ -162,6 +162,21 @@ def test_two_inputs_with_files_of_one_name(tmp_path: Path) -> None:
         attempt(same, tmp_path / "out", use_checkpoint=False)
 
 
+@pytest.mark.parametrize("name", ["", "/etc/x", "../x", "a//b"])
+def test_a_manifest_elsewhere(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="manifest"):
+        attempt(Writes(tmp_path / "log"), tmp_path / "out", manifest=name)
+    assert not (tmp_path / "log").exists()
+
+
+def test_a_manifest_that_an_input_has_written(tmp_path: Path) -> None:
+    def same(index: int, output_dir: str) -> None:
+        Path(output_dir, f"{index}.txt").touch()
+
+    with pytest.raises(OptimizeError, match=r"input 7 wrote '7\.txt', the name of the manifest"):
+        attempt(same, tmp_path / "out", manifest="7.txt")
+
+
 def test_a_reserved_name(tmp_path: Path) -> None:
     def wrong(index: int, output_dir: str) -> None:
         Path(output_dir, ".checkpoints").mkdir()

@@ -22,6 +22,7 @@ from aiolit.processing.summary import Summary
 
 class Finished(Protocol):
     returncode: int
+    stdout: str
     stderr: str
 
 
@@ -236,6 +237,32 @@ def test_skipped_inputs_of_an_earlier_attempt_are_in_the_summary(tmp_path: Path)
     assert [each.index for each in summary.skipped] == list(range(50, 800, 100))
     assert [each.error for each in summary.skipped][:2] == ["LookupError: 50", "LookupError: 150"]
     assert summary.samples == 792
+
+
+def test_ctrl_c_keeps_what_is_done(run_python: RunPython, tmp_path: Path) -> None:
+    script = """
+        import os, signal, sys
+        import aiolit
+
+        def fn(index):
+            if index == 555:
+                os.kill(os.getppid(), signal.SIGINT)
+                while True:
+                    signal.pause()
+            return index
+
+        try:
+            aiolit.optimize(
+                fn, range(800), sys.argv[1], chunk_size=10, num_workers=1, use_checkpoint=True
+            )
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    assert run_python(script, str(tmp_path / "out")).stdout == "interrupted\n"
+    assert not (tmp_path / "out" / "index.json").exists()
+    assert (tmp_path / "out" / ".checkpoints" / "job.json").exists()
+    assert attempt(FailsAt(tmp_path, None)).samples == 800
+    assert read(tmp_path / "out") == list(range(800))
 
 
 def test_append_with_a_checkpoint(tmp_path: Path) -> None:
