@@ -50,20 +50,20 @@ def burn(value: Any) -> Any:
 
 
 @pytest.fixture
-def distant(folder: Path) -> Iterator[str]:
-    """The URL of a server on which every request takes a while."""
-
-    def a_round_trip_later(asked: Asked) -> Answer:
-        came = asyncio.Event()
-        asyncio.get_running_loop().call_later(ROUND_TRIP_S, came.set)
-        return Answer(after=came)
-
-    server = FaultyServer()
-    server.rule = a_round_trip_later
-    server.objects = {f"/data/{path.name}": path.read_bytes() for path in folder.iterdir()}
-    with Portal() as own, own.wrap_async_context_manager(server):
-        yield f"{server.url}/data"
+def server(folder: Path) -> Iterator[FaultyServer]:
+    """A server with the data set below /data, in a thread of its own."""
+    made = FaultyServer()
+    made.objects = {f"/data/{path.name}": path.read_bytes() for path in folder.iterdir()}
+    with Portal() as own, own.wrap_async_context_manager(made):
+        yield made
         gc.collect()  # data sets close their connections when they are dropped
+
+
+def a_round_trip_later(asked: Asked) -> Answer:
+    """Play a distant server."""
+    came = asyncio.Event()
+    asyncio.get_running_loop().call_later(ROUND_TRIP_S, came.set)
+    return Answer(after=came)
 
 
 def verdict(loader: StreamingDataLoader, step: Callable[[Any], Any] = len) -> str:
@@ -74,8 +74,9 @@ def verdict(loader: StreamingDataLoader, step: Callable[[Any], Any] = len) -> st
     return found.partition("-bound: ")[0]
 
 
-def test_a_run_that_waits_for_the_network(distant: str, tmp_path: Path) -> None:
-    dataset = StreamingDataset(distant, cache_dir=tmp_path / "cache")
+def test_a_run_that_waits_for_the_network(server: FaultyServer, tmp_path: Path) -> None:
+    server.rule = a_round_trip_later
+    dataset = StreamingDataset(f"{server.url}/data", cache_dir=tmp_path / "cache")
     assert verdict(StreamingDataLoader(dataset, batch_size=BATCH)) == "network"
 
 
@@ -137,6 +138,21 @@ def test_figures_of_an_iteration_that_was_broken_off(folder: Path) -> None:
     assert BATCH <= once <= COUNT
     list(loader)
     assert COUNT + BATCH <= loader.stats()["samples"] <= COUNT + once + 4 * BATCH
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_retries_and_evictions_are_counted(
+    num_workers: int, server: FaultyServer, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"cache": "memory", "max_cache_size": 400, "shuffle_window": 10}
+    dataset = StreamingDataset(f"{server.url}/data", cache_dir=tmp_path / "cache", **options)
+    server.answers.append(Answer(status=503))
+    loader = StreamingDataLoader(dataset, batch_size=BATCH, num_workers=num_workers)
+    assert sum(len(batch) for batch in loader) == COUNT
+    found = loader.stats()
+    assert found["retries"] == 1
+    assert found["evictions"] > 0
+    assert len(server.asked) == found["requests"] + 1  # the index was before
 
 
 def test_what_is_ahead_is_told_while_it_is(folder: Path, tmp_path: Path) -> None:
