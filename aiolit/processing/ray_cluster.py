@@ -17,7 +17,7 @@ from aiolit.processing.nodes import Nodes
 from aiolit.processing.protocol import RunMessage, Schema
 from aiolit.processing.reports import NodeReport
 from aiolit.processing.target import finish
-from aiolit.store.threads import run_in_thread
+from aiolit.store.threads import open_in_thread, run_in_thread
 
 __all__ = ["open_ray"]
 
@@ -50,13 +50,17 @@ async def open_ray(nodes: Nodes, *, verbose: bool) -> AsyncIterator[RayCluster]:
         ConfigError: No machine of the cluster has what is to be reserved.
     """
     ray = _import_ray()
-    is_ours = await run_in_thread(_connect, ray, nodes, verbose)
+
+    def leave(is_ours: bool) -> None:
+        if is_ours:
+            ray.shutdown()
+
+    is_ours = await open_in_thread(lambda: _connect(ray, nodes, verbose), leave)
     try:
         _check_machines(ray, nodes.machine)
         yield RayCluster(ray, nodes.machine)
     finally:
-        if is_ours:
-            await run_in_thread(ray.shutdown)
+        await run_in_thread(leave, is_ours)
 
 
 def _connect(ray: Any, nodes: Nodes, verbose: bool) -> bool:
