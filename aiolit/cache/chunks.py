@@ -305,10 +305,22 @@ class ChunkCache:
         if not await in_thread(partial(self._reserve, name, nbytes, lock)):
             await in_thread(partial(self._discard, name, lock))
             return None
-        target = _mapped(self._part(name), nbytes, mmap.ACCESS_WRITE)
-        await fill(target)
-        publish = partial(self._publish, name, target, lock)
-        return await in_thread(publish, close_lease), True
+        try:
+            target = _mapped(self._part(name), nbytes, mmap.ACCESS_WRITE)
+        except FileNotFoundError:  # somebody clears the folder
+            target = None
+        if target is not None:
+            await fill(target)
+            lease = await in_thread(partial(self._publish, name, target, lock), close_lease)
+            if lease is not None:
+                return lease, True
+        await in_thread(partial(self._strike_out, name))
+        return None
+
+    def _strike_out(self, name: str) -> None:
+        """Forget a file of ours that somebody has removed, unless it is being fetched anew."""
+        path, part = self._path(name), self._part(name)
+        self._ledger.remove(self._key(name), lambda _: not (path.exists() or part.exists()))
 
     def _reserve(self, name: str, nbytes: int, lock: FileLock) -> bool:
         os.ftruncate(lock.fd, 0)  # a dead process may have left some of it
@@ -349,17 +361,27 @@ class ChunkCache:
         self.evictions += evicted or 0
         return evicted is not None
 
-    def _publish(self, name: str, target: memoryview, lock: FileLock) -> Lease:
-        crc, path = crc32(target), self._path(name)
+    def _publish(self, name: str, target: memoryview, lock: FileLock) -> Lease | None:
+        """Make a fetched part a finished file; None where somebody has removed it meanwhile."""
+        crc, path, part = crc32(target), self._path(name), self._part(name)
+        published = False
 
         def finish() -> None:
-            os.rename(self._part(name), path)
-            # Becoming a reader gives the exclusive lock up for a moment. Evictions run inside a
-            # transaction, as this does, so none can slip into that moment.
-            lock.share()
+            nonlocal published
+            if lock.is_at(part):
+                os.rename(part, path)
+                # Becoming a reader gives the exclusive lock up for a moment. Evictions run inside
+                # a transaction, as this does, so none can slip into that moment.
+                lock.share()
+                published = True
 
-        data = _mapped(self._part(name), len(target), mmap.ACCESS_READ)
+        try:
+            data = _mapped(part, len(target), mmap.ACCESS_READ)
+        except FileNotFoundError:
+            return None
         self._ledger.publish(self._key(name), time.time(), crc, finish)
+        if not published:
+            return None
         self._trust(name, os.fstat(lock.fd))
         return Lease(self, name, lock.moved(), data)
 

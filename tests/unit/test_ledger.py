@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -390,6 +391,26 @@ async def test_a_folder_cleared_meanwhile(tmp_path: Path, filler: Filler) -> Non
     assert files(root) == ["c", "d"]
     assert len(Ledger(root).paths()) == 2
     held.close()
+
+
+@pytest.mark.parametrize("what", ["part", "folder", "all"])
+async def test_cleared_in_the_middle_of_a_fetch(tmp_path: Path, filler: Filler, what: str) -> None:
+    """What is being fetched when somebody clears the folder is not kept, and no error."""
+    root = tmp_path / "cache"
+    cache = opened(root, EMPTY + 2 * disk_bytes(SIZE))
+
+    async def fill(target: memoryview) -> None:
+        target[:] = content("a", SIZE)
+        if what == "part":
+            (root / SPACE / "a.part").unlink()
+        else:
+            shutil.rmtree(root / SPACE if what == "folder" else root)
+
+    assert await cache.get("a", SIZE, fill) is None
+    for name in "abcd":
+        (await leased(cache, filler, name)).close()
+    assert files(root) == ["c", "d"]
+    assert len(Ledger(root).paths()) == 2
 
 
 # ---- what the dead leave, and what the living hold ---------------------------------------------
