@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from aiolit.cli.convert.detect import Found, Kind, Place, find, split_place
@@ -82,13 +83,14 @@ def plan(wanted: Wanted) -> Conversion:
         return Conversion(found.kind, fn, found.keys)
     if found.kind == "images":
         return _plan_images(wanted, place, found.keys)
-    # Torch comes with these, and nothing else needs it.
-    from aiolit.cli.convert.rows import mds_samples, parquet_samples
-
+    # Torch comes with these readers, and nothing else needs it: as with commands, see main().
+    readers = import_module("aiolit.cli.convert.rows")
     if found.kind == "mds":
-        rows = mds_samples(store, wanted.columns, wanted.undecoded, wanted.options)
+        rows = readers.mds_samples(store, wanted.columns, wanted.undecoded, wanted.options)
     else:
-        rows = parquet_samples(store, found.keys, wanted.columns, wanted.undecoded, wanted.options)
+        rows = readers.parquet_samples(
+            store, found.keys, wanted.columns, wanted.undecoded, wanted.options
+        )
     return Conversion(found.kind, rows, rows.runs())
 
 
