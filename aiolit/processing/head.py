@@ -32,6 +32,7 @@ from aiolit.processing.reports import (
 from aiolit.processing.runs import Run
 from aiolit.processing.shipping import pickle_inputs
 from aiolit.processing.summary import SkippedInput
+from aiolit.processing.target import finish
 from aiolit.runtime.groups import leaves, single_error
 from aiolit.store.base import Store
 
@@ -83,8 +84,11 @@ class Output(Protocol):
     def agree(self, schema: Schema, rank: int) -> Schema:
         """Return the tree of the samples, after a node has seen its first one."""
 
+    async def fetch(self, node: NodeHandle, report: ChunkStored | FilesStored) -> None:
+        """Bring what a node has stored to where it belongs, unless it is there."""
+
     async def stored(
-        self, node: NodeHandle, report: ChunkStored | FilesStored, skipped: list[SkippedInput]
+        self, report: ChunkStored | FilesStored, skipped: list[SkippedInput]
     ) -> Covered:
         """Take note of what a node has stored, and return what that covers."""
 
@@ -191,6 +195,8 @@ class _Slots:
                 self._starting[task] = limit
                 return await stack.enter_async_context(self._head.cluster.node(setup))
         except TimeoutError as error:
+            if not self._starting[task].expired():
+                raise
             raise WorkerDiedError(
                 f"all nodes were lost, and no machine came for {self._head.patience_s:g} seconds. "
                 "Nothing was committed"
@@ -263,9 +269,8 @@ class _Conversation:
         elif isinstance(report, SchemaSeen):
             await self._node.agree(self._head.output.agree(report.schema, self._rank))
         elif isinstance(report, ChunkStored | FilesStored):
-            skipped = list(self._head.skipped.values())
-            covered = await self._head.output.stored(self._node, report, skipped)
-            await self._cover(covered, report.nbytes)
+            await self._head.output.fetch(self._node, report)
+            await finish(self._note(report))
         elif isinstance(report, Drained):
             await self._cover(report.covered, 0)
         elif isinstance(report, Skipped):
@@ -274,6 +279,12 @@ class _Conversation:
             if isinstance(report.error, Failure):
                 raise FunctionFailedError(restore(report.error), report.error)
             raise report.error.unpack(f"node {self._rank}")
+
+    async def _note(self, report: ChunkStored | FilesStored) -> None:
+        """Count what is stored, and its inputs as complete: never only one of the two."""
+        skipped = list(self._head.skipped.values())
+        covered = await self._head.output.stored(report, skipped)
+        await self._cover(covered, report.nbytes)
 
     async def _cover(self, covered: Covered, nbytes: int) -> None:
         num_inputs = await self._head.dispatcher.cover(self._handed, covered)

@@ -203,14 +203,17 @@ class _Chunks:
         self._target.agree(schema, source=f"the samples of node {rank}")
         return self._target.schema or schema
 
+    async def fetch(self, node: NodeHandle, report: ChunkStored | FilesStored) -> None:
+        """Fetch a chunk, where the node cannot store it itself."""
+        assert isinstance(report, ChunkStored)
+        if self._is_fetched:
+            await fetch(node, self._target.store, report.chunk.filename, report.nbytes)
+
     async def stored(
-        self, node: NodeHandle, report: ChunkStored | FilesStored, skipped: list[SkippedInput]
+        self, report: ChunkStored | FilesStored, skipped: list[SkippedInput]
     ) -> Covered:
         """Take note of a chunk."""
         assert isinstance(report, ChunkStored)
-        name = report.chunk.filename
-        if self._is_fetched:
-            await fetch(node, self._target.store, name, report.nbytes)
         done = merge_ranges(report.covered.done)
         position = len(self._firsts)
         self._firsts[position] = _first(report.covered)
@@ -255,11 +258,8 @@ class _Files:
         self._owners = FileOwners()
         self.made: dict[int, Made] = {}
         for made in () if journal is None else journal.made:
-            self._note(made)
-
-    def _note(self, made: Made) -> None:
-        self._owners.claim(made)
-        self.made[made.index] = made
+            self._owners.claim(made)
+            self.made[made.index] = made
 
     def setup(self, rank: int) -> bytes:
         """Return what a node is told once."""
@@ -269,16 +269,20 @@ class _Files:
         """Return the schema: `map` writes no samples."""
         return schema
 
+    async def fetch(self, node: NodeHandle, report: ChunkStored | FilesStored) -> None:
+        """Fetch the files of some inputs, where the node cannot store them itself."""
+        assert isinstance(report, FilesStored)
+        for made in report.made:
+            self._owners.claim(made)
+            for name, nbytes in made.files if self._is_fetched else ():
+                await fetch(node, self._store, name, nbytes)
+
     async def stored(
-        self, node: NodeHandle, report: ChunkStored | FilesStored, skipped: list[SkippedInput]
+        self, report: ChunkStored | FilesStored, skipped: list[SkippedInput]
     ) -> Covered:
         """Take note of the files of some inputs."""
         assert isinstance(report, FilesStored)
-        for made in report.made:
-            self._note(made)
-            if self._is_fetched:
-                for name, nbytes in made.files:
-                    await fetch(node, self._store, name, nbytes)
+        self.made.update((made.index, made) for made in report.made)
         if self._journal is not None:
             await self._journal.finished(report.made)
         return Covered(done=tuple((made.index, made.index + 1) for made in report.made))
