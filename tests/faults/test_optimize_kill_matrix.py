@@ -278,8 +278,9 @@ def job_in_the_middle(
 def kill(victim: str, process: subprocess.Popen[str], waiting: int) -> None:
     if victim == "all workers":
         for child in psutil.Process(process.pid).children():
-            if child.name().startswith("aiolit-worker"):
-                child.kill()
+            with suppress(psutil.NoSuchProcess):  # the job has ended it, for the death of another
+                if child.name().startswith("aiolit-worker"):
+                    child.kill()
     else:
         os.kill(process.pid if victim == "parent" else waiting, signal.SIGKILL)
 

@@ -50,9 +50,8 @@ class Gauge:
 
     def look(self) -> None:
         self.ours.append(anonymous_bytes(os.getpid()))
-        children = psutil.Process().children()
-        names = [each for each in children if each.name().startswith("aiolit-worker")]
-        self.workers.append(max((anonymous_bytes(each.pid) for each in names), default=0))
+        children = [each.pid for each in psutil.Process().children()]
+        self.workers.append(max(map(anonymous_bytes, children), default=0))
         self.spool.append(bytes_below(self.folder))
 
 
