@@ -29,6 +29,7 @@ from aiolit.streaming.counting import counted, reading
 
 _PART_BYTES = 8 << 20  # large files are fetched in parallel parts of this size
 _LARGE_BYTES = 16 << 20
+_SMALL_BYTES = 1 << 20  # not worth the going on where a request stopped
 _IN_FLIGHT_BYTES = 256 << 20  # bytes of all requests of one loop that are under way
 
 RawItem = bytes | list[bytes]
@@ -246,7 +247,8 @@ class FileFetcher:
             data = await self._fetch_parts(key)
         else:
             with reading(self._stats, key, size):
-                data = await store.get(key)
+                small = size <= _SMALL_BYTES
+                data = await (store.get_at_once(key) if small else store.get(key))
             self._stats.requests += 1
             if len(data) < size:  # a smaller file now, or an answer that was cut off unseen
                 data = await self._fetch_parts(key)

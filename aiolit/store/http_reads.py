@@ -11,7 +11,7 @@ import aiohttp
 
 from aiolit.store.base import ByteStream, Store, check_range
 from aiolit.store.http_semantics import check_start, check_version, range_header
-from aiolit.store.transport import ResponseStream, receive
+from aiolit.store.transport import ResponseStream, network_errors, receive
 
 
 class Versioned(NamedTuple):
@@ -62,6 +62,14 @@ class HttpReads(Store):
                 on_progress=on_progress,
             )
             return version
+
+    async def get_at_once(self, key: str) -> bytes:
+        """Return a small object; see ``Store.get_at_once``."""
+        url = self.object_url(key)
+        async with self._get(key, {}, None) as (response, _):
+            check_start(response.status, response.headers, 0, url=url)
+            with network_errors(url):
+                return await response.read()
 
     @asynccontextmanager
     async def stream(
