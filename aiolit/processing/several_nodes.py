@@ -65,7 +65,10 @@ async def optimize_on_nodes(
             target.names += [chunk.filename for chunk in target.chunks.values()]
             target.names += await target.strays(output.ranks, output.first_number)
             raise
-        if len(output.ranks) > nodes.num_nodes:
+        if progress is not None:
+            # Also what an earlier attempt stored and had no time to write down.
+            await target.remove(await target.strays(None, target.first_number))
+        elif len(output.ranks) > nodes.num_nodes:
             await target.remove(await target.strays(output.ranks, output.first_number))
         if job.work.ordered:
             output.put_in_order()

@@ -299,15 +299,15 @@ class Target:
         if not self.journal:
             await self.remove(written)
 
-    async def strays(self, ranks: Container[int], first_number: int) -> list[str]:
-        """Return chunks of these nodes, numbered from ``first_number``, that no index has."""
+    async def strays(self, ranks: Container[int] | None, first_number: int) -> list[str]:
+        """Return chunks of these nodes (None: of any), from this number on, that no index has."""
         known = {chunk.filename for chunk in self.chunks.values()}
         return [
             info.key
             async for info in self.store.list("chunk-")
             if info.key not in known
             and (match := _NUMBER.fullmatch(info.key))
-            and int(match[1]) in ranks
+            and (ranks is None or int(match[1]) in ranks)
             and int(match[2]) >= first_number
         ]
 
