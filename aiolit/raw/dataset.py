@@ -48,8 +48,8 @@ class StreamingRawDataset(Dataset[Any]):
     The list of files is kept on this host, and beside remote data as ``index.json.zstd`` (where
     that is allowed), in LitData's format; so the next start, here or elsewhere, lists nothing. It
     is compared with the data set in a few requests at each start, and made anew where they
-    differ: a changed local folder is noticed always, in a bucket of more than some thousand files
-    a change of a few of them perhaps not; ``recompute_index=True`` lists in any case.
+    differ: local files that came or went are noticed always, in a bucket of more than some thousand
+    files a change of a few of them perhaps not; ``recompute_index=True`` lists in any case.
 
     Args:
         input_dir: A path, a URL (``s3://bucket/prefix``, ...), ``local:/path`` or a ``Dir``.

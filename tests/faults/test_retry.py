@@ -56,13 +56,13 @@ async def store(server: FaultyServer, clock: ManualClock) -> AsyncIterator[Store
         yield store
 
 
-def over_http(server: FaultyServer) -> S3Store:
+def over_http(server: FaultyServer, stall_timeout_s: float = 0.2) -> S3Store:
     return S3Store(
         "s3://bucket/data",
         {
             "endpoint_url": server.url,
             "anon": True,
-            "stall_timeout_s": 0.2,
+            "stall_timeout_s": stall_timeout_s,
             "connect_timeout_s": 5,
         },
     )
@@ -353,7 +353,7 @@ async def test_large_streams_are_repeated_part_by_part(
         yield bytes(PART_NBYTES)
         yield bytes(1000)
 
-    async with retrying(over_http(server), clock) as store:
+    async with retrying(over_http(server, 30), clock) as store:
         await store.put_stream("object", chunks())
     assert len(clock.slept) == 2
     sizes = [int(a.headers.get("content-length", "0")) for a in server.asked if a.method == "PUT"]
@@ -381,7 +381,7 @@ async def test_a_lost_answer_to_the_last_call_of_an_upload(
     async def chunks() -> AsyncIterator[bytes]:
         yield bytes(PART_NBYTES + 1000)
 
-    async with retrying(over_http(server), clock) as store:
+    async with retrying(over_http(server, 30), clock) as store:
         await store.put_stream("object", chunks())
     assert [asked.method for asked in server.asked][3:] == ["POST", "POST", "HEAD"]
 
