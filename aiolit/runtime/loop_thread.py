@@ -201,6 +201,7 @@ class LoopThread:
             self._forget(job)
 
     def _forget(self, job: Job[Any]) -> None:
+        job.future.cancel()  # not done if its task was cancelled before the first step
         with self.lock:
             self.jobs.discard(job)
 

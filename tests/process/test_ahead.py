@@ -111,6 +111,25 @@ def test_an_early_end_does_not_wait_for_the_loop() -> None:
     assert ended.is_set()
 
 
+def test_a_call_is_given_up_at_whatever_moment() -> None:
+    """Also between its task's birth and its first step."""
+
+    async def for_ever() -> None:
+        await asyncio.Event().wait()
+
+    def results() -> Generator[int, None, None]:
+        yield 0
+        portal().call(for_ever)
+
+    for _ in range(200):
+        made = iter(Ahead(results(), threads=1, depth=2))
+        assert next(made) == 0
+        (thread,) = decode_threads()
+        made.close()  # type: ignore[attr-defined]
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+
+
 def test_one_that_was_told_to_end_does_not_begin_to_wait() -> None:
     told, called = threading.Event(), []
 
