@@ -192,10 +192,14 @@ def test_a_failed_upload_fails_the_job(bucket: Bucket) -> None:
         )
 
 
-def test_remote_inputs_are_downloaded_ahead_and_removed(bucket: Bucket, tmp_path: Path) -> None:
+def test_remote_inputs_are_downloaded_ahead_and_removed(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(work))
     for n in range(20):
         bucket.client.put_object(Bucket=bucket.name, Key=f"raw/{n}.txt", Body=b"%d" % n)
-    before = set(Path(tempfile.gettempdir()).glob("aiolit-*"))
 
     def upper(path: str, output_dir: str) -> None:
         Path(output_dir, Path(path).name).write_text(f"<{Path(path).read_text()}>")
@@ -221,7 +225,7 @@ def test_remote_inputs_are_downloaded_ahead_and_removed(bucket: Bucket, tmp_path
         storage_options=bucket.options,
         verbose=False,
     )
-    assert set(Path(tempfile.gettempdir()).glob("aiolit-*")) == before
+    assert list(work.iterdir()) == []
 
 
 def test_a_missing_input_is_named(bucket: Bucket, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import os
 import queue as thread_queue
 import signal
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -212,29 +211,6 @@ class TestAsyncFunctions:
                 num_workers=1,
                 verbose=False,
             )
-
-    @pytest.mark.slow
-    def test_waiting_overlaps(self, tmp_path: Path) -> None:
-        """100 ms a request: over 90 % of concurrency / 0.1 s once the worker runs."""
-        started = tmp_path / "started"
-
-        async def fetch(index: int) -> float:
-            if index == 0:
-                started.write_text(str(time.monotonic()))
-            await asyncio.sleep(0.1)
-            return time.monotonic()
-
-        optimize(
-            fetch,
-            range(2000),
-            tmp_path / "out",
-            chunk_size=500,
-            num_workers=1,
-            concurrency=50,
-            verbose=False,
-        )
-        seconds = max(read(tmp_path / "out")) - float(started.read_text())
-        assert 2000 / seconds > 0.9 * 50 / 0.1
 
 
 class TestAsyncCallers:
