@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import threading
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from aiolit import (
 )
 from aiolit.errors import ChecksumError, ConfigError
 from aiolit.runtime.ahead import THREAD_NAME
+from aiolit.runtime.portal import Portal, portal
+from aiolit.testing.faulty_server import Answer, FaultyServer
 
 pytestmark = pytest.mark.keeps_open(
     "environment", "threads", reason="torch's handler of SIGCHLD; the portal's threads"
@@ -261,6 +264,25 @@ def test_nothing_is_left_of_a_loop_that_is_broken_off(texts: Path) -> None:
     assert len(list(loader)) == 13
     names = [one.name for one in threading.enumerate() if one.name.startswith(THREAD_NAME)]
     assert names == []  # an epoch that ends has joined them
+
+
+def test_a_break_does_not_wait_for_a_server_that_is_silent(texts: Path, tmp_path: Path) -> None:
+    with Portal() as own:
+        server, silence = FaultyServer(), asyncio.Event()
+        server.objects = {f"/texts/{path.name}": path.read_bytes() for path in texts.iterdir()}
+        with own.wrap_async_context_manager(server):
+            dataset = StreamingDataset(f"{server.url}/texts", cache_dir=tmp_path / "cache")
+            loader = StreamingDataLoader(dataset, batch_size=10, decode_threads=2)
+            server.rule = lambda asked: None if "-0-0" in asked.path else Answer(after=silence)
+            for batch in loader:
+                assert batch == [f"text {number}" for number in range(10)]
+                running = [one for one in threading.enumerate() if one.name == THREAD_NAME]
+                break
+            for thread in running:  # it waits for the second chunk, which never comes
+                thread.join(PATIENCE_S)
+                assert not thread.is_alive()
+            own.loop.call_soon_threadsafe(silence.set)
+            portal().call(dataset.source.aclose)
 
 
 class RunPython(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from aiolit import (
     StreamingDataset,
     StreamingRawDataset,
 )
-from aiolit.runtime.portal import Portal
+from aiolit.runtime.portal import Portal, portal
 from aiolit.testing.faulty_server import Answer, Asked, FaultyServer
 
 pytestmark = pytest.mark.keeps_open(
@@ -56,7 +55,6 @@ def server(folder: Path) -> Iterator[FaultyServer]:
     made.objects = {f"/data/{path.name}": path.read_bytes() for path in folder.iterdir()}
     with Portal() as own, own.wrap_async_context_manager(made):
         yield made
-        gc.collect()  # data sets close their connections when they are dropped
 
 
 def a_round_trip_later(asked: Asked) -> Answer:
@@ -78,6 +76,7 @@ def test_a_run_that_waits_for_the_network(server: FaultyServer, tmp_path: Path) 
     server.rule = a_round_trip_later
     dataset = StreamingDataset(f"{server.url}/data", cache_dir=tmp_path / "cache")
     assert verdict(StreamingDataLoader(dataset, batch_size=BATCH)) == "network"
+    portal().call(dataset.source.aclose)
 
 
 @pytest.mark.parametrize("options", [{}, {"decode_threads": 1}, {"num_workers": 1}])
@@ -153,6 +152,7 @@ def test_retries_and_evictions_are_counted(
     assert found["retries"] == 1
     assert found["evictions"] > 0
     assert len(server.asked) == found["requests"] + 1  # the index was before
+    portal().call(dataset.source.aclose)
 
 
 def test_what_is_ahead_is_told_while_it_is(folder: Path, tmp_path: Path) -> None:
