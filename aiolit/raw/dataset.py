@@ -62,6 +62,14 @@ class StreamingRawDataset(Dataset[Any]):
         recompute_index: List the files, whatever was kept.
         transform: A function, or a list of functions, applied to every item: to its bytes, or to
             the list of bytes of a group.
+        max_concurrent_downloads: The most requests under way at once, in each process.
+        max_prefetch: This, ``prefetch_cache_size``, ``range_parallel_threshold`` and
+            ``range_chunk_size`` are taken for LitData's sake and not needed: what is fetched ahead
+            is bounded by ``prefetch_bytes``, and large files come in parallel parts by themselves.
+        item_type: An item is its bytes; LitData's ``"path"`` is refused, for a path into a cache
+            may be gone when it is opened.
+        hedge_delay: LitData's name of the storage option ``hedge_after_s``; 0 is never.
+        download_timeout: LitData's name of the storage option ``give_up_after_s``, in seconds.
         session_options: For the store's session, in the names of boto3.
         save_index: Whether the list is saved beside remote data. It never is in a local folder.
         max_cache_size: What the cache folder may hold; see ``StreamingDataset``.
@@ -94,6 +102,14 @@ class StreamingRawDataset(Dataset[Any]):
         cache_files: bool = False,
         recompute_index: bool = False,
         transform: Transform | Sequence[Transform] | None = None,
+        max_concurrent_downloads: int | None = None,
+        max_prefetch: int | None = None,
+        prefetch_cache_size: int | None = None,
+        item_type: Literal["bytes"] = "bytes",
+        hedge_delay: float = 0.0,
+        download_timeout: float | None = None,
+        range_parallel_threshold: int | None = None,
+        range_chunk_size: int | None = None,
         *,
         session_options: Mapping[str, Any] | None = None,
         save_index: bool = True,
@@ -128,6 +144,20 @@ class StreamingRawDataset(Dataset[Any]):
         )
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
+        if item_type != "bytes":
+            raise ConfigError(f"item_type must be 'bytes', not {item_type!r}")
+        storage_options = {
+            **{
+                name: value
+                for name, value in (
+                    ("max_connections", max_concurrent_downloads),
+                    ("hedge_after_s", hedge_delay or None),
+                    ("give_up_after_s", download_timeout),
+                )
+                if value is not None
+            },
+            **(storage_options or {}),
+        }
         location = resolve(input_dir, cache_dir)
         if indexer is not None and not isinstance(indexer, BaseIndexer):
             raise ConfigError(f"indexer must be a BaseIndexer, not {indexer!r}")

@@ -193,6 +193,29 @@ async def put(place: dict[str, Any], key: str, data: bytes) -> None:
         await store.put(key, data)
 
 
+def test_later_options_of_litdata(place: dict[str, Any]) -> None:
+    dataset = StreamingRawDataset(
+        **place,
+        max_concurrent_downloads=3,
+        max_prefetch=8,
+        prefetch_cache_size=4,
+        hedge_delay=0.5,
+        download_timeout=30.0,
+        range_parallel_threshold=0,
+        range_chunk_size=1 << 20,
+    )
+    assert dataset.source.options.storage_options == {
+        **place.get("storage_options", {}),
+        "max_connections": 3,
+        "hedge_after_s": 0.5,
+        "give_up_after_s": 30.0,
+    }
+    assert dataset[list(range(COUNT))] == StreamingRawDataset(**place)[list(range(COUNT))]
+    refused: Any = "path"
+    with pytest.raises(ConfigError, match="item_type must be 'bytes', not 'path'"):
+        StreamingRawDataset(**place, item_type=refused)
+
+
 def test_the_index_is_saved_beside_remote_data_and_found_there(
     remote: dict[str, Any], server: S3Server, tmp_path: Path
 ) -> None:
