@@ -63,13 +63,15 @@ class StreamingRawDataset(Dataset[Any]):
         transform: A function, or a list of functions, applied to every item: to its bytes, or to
             the list of bytes of a group.
         max_concurrent_downloads: The most requests under way at once, in each process.
-        max_prefetch: This, ``prefetch_cache_size``, ``range_parallel_threshold`` and
-            ``range_chunk_size`` are taken for LitData's sake and not needed: what is fetched ahead
-            is bounded by ``prefetch_bytes``, and large files come in parallel parts by themselves.
+        max_prefetch: Taken for LitData's sake and not needed: what is fetched ahead is bounded by
+            ``prefetch_bytes``.
+        prefetch_cache_size: As ``max_prefetch``.
         item_type: An item is its bytes; LitData's ``"path"`` is refused, for a path into a cache
             may be gone when it is opened.
         hedge_delay: LitData's name of the storage option ``hedge_after_s``; 0 is never.
         download_timeout: LitData's name of the storage option ``give_up_after_s``, in seconds.
+        range_parallel_threshold: Taken and not needed: large files come in parallel parts.
+        range_chunk_size: As ``range_parallel_threshold``.
         session_options: For the store's session, in the names of boto3.
         save_index: Whether the list is saved beside remote data. It never is in a local folder.
         max_cache_size: What the cache folder may hold; see ``StreamingDataset``.
