@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, settings
 
 from aiolit.runtime.portal import portal
 from aiolit.testing import datasets
+from aiolit.testing.servers import running
 
 # Variables that would make a test depend on whose machine it runs on.
 SCRUBBED = (
@@ -73,6 +74,9 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
     # The process's portal may stay; opened here, whatever it owns is there before the first test.
     portal()
+    # A shell that runs this in the background has it, and all it starts, ignore Ctrl-C.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass
@@ -238,6 +242,13 @@ def write_dataset(tmp_path: Path) -> WriteDataset:
         return datasets.write_dataset(tmp_path / name, samples, chunk_size=chunk_size, **options)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def moto_url() -> Iterator[str]:
+    """The address of an S3 server that keeps its objects in memory."""
+    with running(str(Path(__file__).parent / "servers" / "moto_server.py")) as address:
+        yield address
 
 
 BASELINE = pytest.StashKey[Belongings]()

@@ -6,39 +6,15 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from aiolit.testing.servers import running
+
 AZURITE_VERSION = "3.35.0"
 ADDRESS = re.compile(r"listens on (http://\S+)")
-
-# moto answers with two Server headers, its own and werkzeug's, which aiohttp refuses.
-MOTO = """
-import sys, threading
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import WSGIRequestHandler, make_server
-
-class Handler(WSGIRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def send_header(self, keyword, value):
-        if keyword == "Server" and any(line[:7] == b"Server:" for line in self._headers_buffer):
-            return
-        super().send_header(keyword, value)
-
-    def log(self, *args):
-        pass
-
-application = DomainDispatcherApplication(create_backend_app)
-server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
-threading.Thread(target=server.serve_forever, daemon=True).start()
-print(f"http://127.0.0.1:{server.server_port}", flush=True)
-sys.stdin.read()
-"""
 
 # The emulator knows generations but does not say them with the bytes, nor heed conditions on
 # them; both are added here as the JSON API documents them. It also stumbles over empty objects.
@@ -91,41 +67,10 @@ server.stop()
 """
 
 
-@contextmanager
-def running(program: str) -> Iterator[str]:
-    """Run a Python program that prints its address and ends when its input does."""
-    with subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            address = process.stdout.readline().strip()
-            assert address, "the server did not start"
-            yield address
-        finally:
-            process.stdin.close()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-@pytest.fixture(scope="session")
-def moto_url() -> Iterator[str]:
-    """The address of an S3 server that keeps its objects in memory."""
-    with running(MOTO) as address:
-        yield address
-
-
 @pytest.fixture(scope="session")
 def gcs_url() -> Iterator[str]:
     """The address of an emulator of Google Cloud Storage, in memory."""
-    with running(GCS) as address:
+    with running("-c", GCS) as address:
         yield address
 
 

@@ -12,12 +12,10 @@ from typing import Any, Protocol
 import pytest
 
 from aiolit.errors import ConfigError, OptimizeError
-from aiolit.format.index import parse_index
-from aiolit.format.loader import PyTreeLoader
-from aiolit.format.serializers import SerializerRegistry
 from aiolit.processing.functions import merge_datasets, optimize
 from aiolit.processing.journal import Progress, Record
 from aiolit.processing.summary import Summary
+from aiolit.testing.datasets import read_dataset
 
 
 class Finished(Protocol):
@@ -28,17 +26,6 @@ class Finished(Protocol):
 
 class RunPython(Protocol):
     def __call__(self, source: str, *arguments: str) -> Finished: ...
-
-
-def read(folder: Path) -> list[Any]:
-    index = parse_index((folder / "index.json").read_bytes(), source=str(folder))
-    loader = PyTreeLoader().bind(index, registry=SerializerRegistry(), source=str(folder))
-    samples: list[Any] = []
-    for chunk in index.chunks:
-        data = memoryview((folder / chunk.filename).read_bytes())
-        reader = loader.open(data, chunk, chunk.filename)
-        samples += [reader.sample(number) for number in range(chunk.num_items)]
-    return samples
 
 
 def digest(folder: Path) -> str:
@@ -112,7 +99,9 @@ def test_kill_everything_twice(
         assert digest(tmp_path / "out") == digest(whole / "out")
     else:
         key = json.dumps
-        assert sorted(read(tmp_path / "out"), key=key) == sorted(read(whole / "out"), key=key)
+        assert sorted(read_dataset(tmp_path / "out"), key=key) == sorted(
+            read_dataset(whole / "out"), key=key
+        )
     assert not (tmp_path / "out" / ".checkpoints").exists()
 
 
@@ -156,7 +145,7 @@ def test_done_work_is_not_done_again(ordered: bool, tmp_path: Path) -> None:
     summary = attempt(fn, keep_data_ordered=ordered, num_workers=3)
     assert not [index for index in fn.seen() if done.is_done(index)]
     assert (summary.samples, summary.inputs) == (800, 800)
-    found = read(tmp_path / "out")
+    found = read_dataset(tmp_path / "out")
     assert (found if ordered else sorted(found)) == list(range(800))
 
 
@@ -195,7 +184,7 @@ def test_changed_inputs_are_refused(change: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the interrupted job"):
         attempt(FailsAt(tmp_path, None), CHANGES[change](items), num_workers=2)
     attempt(FailsAt(tmp_path, None), iter(items) if lazily else items)
-    assert read(tmp_path / "out") == items
+    assert read_dataset(tmp_path / "out") == items
 
 
 def test_a_chunk_that_is_gone_is_made_again(tmp_path: Path) -> None:
@@ -203,13 +192,13 @@ def test_a_chunk_that_is_gone_is_made_again(tmp_path: Path) -> None:
     (tmp_path / "out" / "chunk-0-7.bin").unlink()
     (tmp_path / "out" / "chunk-0-9.bin").write_bytes(b"short")
     attempt(FailsAt(tmp_path, None))
-    assert read(tmp_path / "out") == list(range(800))
+    assert read_dataset(tmp_path / "out") == list(range(800))
 
 
 def test_an_interrupted_job_can_be_given_up(tmp_path: Path) -> None:
     fail(tmp_path, 555)
     attempt(FailsAt(tmp_path, None), range(30), use_checkpoint=False, mode="overwrite")
-    assert read(tmp_path / "out") == list(range(30))
+    assert read_dataset(tmp_path / "out") == list(range(30))
     assert not (tmp_path / "out" / ".checkpoints").exists()
 
 
@@ -262,7 +251,7 @@ def test_ctrl_c_keeps_what_is_done(run_python: RunPython, tmp_path: Path) -> Non
     assert not (tmp_path / "out" / "index.json").exists()
     assert (tmp_path / "out" / ".checkpoints" / "job.json").exists()
     assert attempt(FailsAt(tmp_path, None)).samples == 800
-    assert read(tmp_path / "out") == list(range(800))
+    assert read_dataset(tmp_path / "out") == list(range(800))
 
 
 def test_append_with_a_checkpoint(tmp_path: Path) -> None:
@@ -287,6 +276,6 @@ def test_append_with_a_checkpoint(tmp_path: Path) -> None:
                 verbose=False,
             )
         except LookupError:
-            assert read(tmp_path / "out") == list(range(100))
-    assert read(tmp_path / "out") == list(range(800))
+            assert read_dataset(tmp_path / "out") == list(range(100))
+    assert read_dataset(tmp_path / "out") == list(range(800))
     assert not (tmp_path / "out" / ".checkpoints").exists()

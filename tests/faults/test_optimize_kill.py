@@ -11,16 +11,13 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from aiolit.errors import WorkerDiedError
-from aiolit.format.index import parse_index
-from aiolit.format.loader import PyTreeLoader
-from aiolit.format.serializers import SerializerRegistry
 from aiolit.processing.functions import optimize
+from aiolit.testing.datasets import read_dataset
 
 ROOT = Path(__file__).parents[2]
 RANGE = re.compile(r"not finished inputs? (\d+)(?: to (\d+))? \((.*?)\)")
@@ -30,17 +27,6 @@ def workers() -> list[str]:
     """Return the names of this process's workers; multiprocessing keeps children of its own."""
     names = [child.name() for child in psutil.Process().children()]
     return [name for name in names if name.startswith("aiolit-worker")]
-
-
-def read(folder: Path) -> list[Any]:
-    index = parse_index((folder / "index.json").read_bytes(), source=str(folder))
-    loader = PyTreeLoader().bind(index, registry=SerializerRegistry(), source=str(folder))
-    samples: list[Any] = []
-    for chunk in index.chunks:
-        data = memoryview((folder / chunk.filename).read_bytes())
-        reader = loader.open(data, chunk, chunk.filename)
-        samples += [reader.sample(number) for number in range(chunk.num_items)]
-    return samples
 
 
 def dies_once(mark: Path) -> Callable[[int], int]:
@@ -114,7 +100,7 @@ def test_a_fresh_worker_takes_over(num_workers: int, ordered: bool, tmp_path: Pa
         max_retries=1,
         verbose=False,
     )
-    samples = read(tmp_path / "out")
+    samples = read_dataset(tmp_path / "out")
     assert (samples if ordered else sorted(samples)) == list(range(1000))
 
 
@@ -138,7 +124,7 @@ def test_a_generator_goes_on_where_its_worker_was_killed(tmp_path: Path) -> None
         max_retries=1,
         verbose=False,
     )
-    assert [(index, data[0]) for index, data in read(tmp_path / "out")] == [
+    assert [(index, data[0]) for index, data in read_dataset(tmp_path / "out")] == [
         (index, k) for index in range(4) for k in range(100)
     ]
 

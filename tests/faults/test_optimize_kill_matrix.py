@@ -91,30 +91,6 @@ JOB = """
         aiolit.optimize(inputs=list(range(inputs)), keep_data_ordered=ordered, **job)
 """
 
-# moto answers with two Server headers, its own and werkzeug's, which aiohttp refuses.
-SERVER = """
-import sys, threading
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import WSGIRequestHandler, make_server
-
-class Handler(WSGIRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def send_header(self, keyword, value):
-        if keyword == "Server" and any(line[:7] == b"Server:" for line in self._headers_buffer):
-            return
-        super().send_header(keyword, value)
-
-    def log(self, *args):
-        pass
-
-application = DomainDispatcherApplication(create_backend_app)
-server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
-threading.Thread(target=server.serve_forever, daemon=True).start()
-print(f"http://127.0.0.1:{server.server_port}", flush=True)
-sys.stdin.read()
-"""
-
 
 class Place(Protocol):
     """Where a job writes."""
@@ -160,24 +136,13 @@ class Prefix:
 
 
 @pytest.fixture(scope="module")
-def s3_options() -> Iterator[dict[str, Any]]:
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        yield {
-            "endpoint_url": process.stdout.readline().strip(),
-            "region_name": "us-east-1",
-            "aws_access_key_id": "someone",
-            "aws_secret_access_key": "secret",
-        }
-        process.stdin.close()
-        process.wait(10)
+def s3_options(moto_url: str) -> dict[str, Any]:
+    return {
+        "endpoint_url": moto_url,
+        "region_name": "us-east-1",
+        "aws_access_key_id": "someone",
+        "aws_secret_access_key": "secret",
+    }
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -21,46 +19,6 @@ from aiolit.format.loader import PyTreeLoader
 from aiolit.format.serializers import SerializerRegistry
 from aiolit.processing import functions as ld
 from aiolit.processing.readers import ParquetReader
-
-# moto answers with two Server headers, its own and werkzeug's, which aiohttp refuses.
-SERVER = """
-import sys, threading
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import WSGIRequestHandler, make_server
-
-class Handler(WSGIRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def send_header(self, keyword, value):
-        if keyword == "Server" and any(line[:7] == b"Server:" for line in self._headers_buffer):
-            return
-        super().send_header(keyword, value)
-
-    def log(self, *args):
-        pass
-
-application = DomainDispatcherApplication(create_backend_app)
-server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
-threading.Thread(target=server.serve_forever, daemon=True).start()
-print(f"http://127.0.0.1:{server.server_port}", flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.stdin.close()
-        process.wait(10)
 
 
 class Bucket:
@@ -99,8 +57,8 @@ class Bucket:
 
 
 @pytest.fixture
-def bucket(server: str) -> Iterator[Bucket]:
-    made = Bucket(server)
+def bucket(moto_url: str) -> Iterator[Bucket]:
+    made = Bucket(moto_url)
     yield made
     made.client.close()
 

@@ -17,31 +17,18 @@ import psutil
 import pytest
 
 from aiolit.errors import ConfigError, ProducerError, SchemaError
-from aiolit.format.index import parse_index
-from aiolit.format.loader import PyTreeLoader
-from aiolit.format.serializers import SerializerRegistry
 from aiolit.processing import async_functions as aio
 from aiolit.processing.async_functions import Writer
 from aiolit.processing.async_functions import optimize as async_optimize
 from aiolit.processing.functions import optimize
 from aiolit.processing.sentinel import ALL_DONE
+from aiolit.testing.datasets import read_dataset
 
 
 def workers() -> list[str]:
     """Return the names of this process's workers; multiprocessing keeps children of its own."""
     names = [child.name() for child in psutil.Process().children()]
     return [name for name in names if name.startswith("aiolit-worker")]
-
-
-def read(folder: Path) -> list[Any]:
-    index = parse_index((folder / "index.json").read_bytes(), source=str(folder))
-    loader = PyTreeLoader().bind(index, registry=SerializerRegistry(), source=str(folder))
-    samples: list[Any] = []
-    for chunk in index.chunks:
-        data = memoryview((folder / chunk.filename).read_bytes())
-        reader = loader.open(data, chunk, chunk.filename)
-        samples += [reader.sample(number) for number in range(chunk.num_items)]
-    return samples
 
 
 def files(folder: Path) -> list[Path]:
@@ -74,11 +61,11 @@ class TestAsyncFunctions:
             concurrency=concurrency,
             verbose=False,
         )
-        assert read(tmp_path / "out") == list(range(300))
+        assert read_dataset(tmp_path / "out") == list(range(300))
 
     def test_async_generators(self, tmp_path: Path) -> None:
         optimize(triple, range(50), tmp_path / "out", chunk_size=9, num_workers=2, verbose=False)
-        assert read(tmp_path / "out") == [(i, k) for i in range(50) for k in range(i % 4)]
+        assert read_dataset(tmp_path / "out") == [(i, k) for i in range(50) for k in range(i % 4)]
 
     def test_so_many_are_in_flight_and_no_more(self, tmp_path: Path) -> None:
         """All items of a worker wait for each other, which only `concurrency` at once can do."""
@@ -108,7 +95,7 @@ class TestAsyncFunctions:
             concurrency=16,
             verbose=False,
         )
-        assert read(tmp_path / "out") == list(range(160))
+        assert read_dataset(tmp_path / "out") == list(range(160))
 
     @pytest.mark.parametrize("concurrency", [256, 7, 1])
     def test_so_many_stay_in_flight(self, concurrency: int, tmp_path: Path) -> None:
@@ -145,7 +132,7 @@ class TestAsyncFunctions:
             concurrency=concurrency,
             verbose=False,
         )
-        assert max(read(tmp_path / "out")) == concurrency
+        assert max(read_dataset(tmp_path / "out")) == concurrency
 
     @pytest.mark.parametrize("error", [LookupError, asyncio.CancelledError, TimeoutError])
     def test_a_failure_names_its_input(self, error: type[BaseException], tmp_path: Path) -> None:
@@ -177,7 +164,7 @@ class TestAsyncFunctions:
             on_error="skip",
             verbose=False,
         )
-        assert read(tmp_path / "out") == [12, 6] * 3
+        assert read_dataset(tmp_path / "out") == [12, 6] * 3
         assert [skipped.index for skipped in summary.skipped] == [0, 3, 6]
 
     def test_a_killed_worker_is_replaced(self, tmp_path: Path) -> None:
@@ -199,7 +186,7 @@ class TestAsyncFunctions:
             max_retries=1,
             verbose=False,
         )
-        assert read(tmp_path / "out") == list(range(200))
+        assert read_dataset(tmp_path / "out") == list(range(200))
 
     def test_an_awaitable_of_a_plain_function_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="async def"):
@@ -230,7 +217,7 @@ class TestAsyncCallers:
                 verbose=False,
             )
             assert summary.samples == 30
-            assert read(tmp_path / name) == [i * 2 for i in range(30)]
+            assert read_dataset(tmp_path / name) == [i * 2 for i in range(30)]
 
     async def test_a_queue_of_the_loop(self, tmp_path: Path) -> None:
         inputs: asyncio.Queue[Any] = asyncio.Queue(maxsize=3)
@@ -250,7 +237,7 @@ class TestAsyncCallers:
                 num_workers=2,
                 verbose=False,
             )
-        assert read(tmp_path / "out") == ["a", "ALL_DONE", "b"]
+        assert read_dataset(tmp_path / "out") == ["a", "ALL_DONE", "b"]
 
     async def test_silence_has_a_limit(self, tmp_path: Path) -> None:
         inputs: asyncio.Queue[Any] = asyncio.Queue()
@@ -308,7 +295,7 @@ class TestAsyncCallers:
                     await writer.put(i)
         merged = await aio.merge_datasets([tmp_path / "a", tmp_path / "b"], tmp_path / "ab")
         assert merged.samples == 12
-        assert read(tmp_path / "ab") == [*range(6), *range(6)]
+        assert read_dataset(tmp_path / "ab") == [*range(6), *range(6)]
         async with aio.walk(tmp_path) as entries:
             found = {Path(folder).name: names async for folder, _, names in entries}
         assert found["map"] == [f"{i}.txt" for i in range(5)]
@@ -319,7 +306,7 @@ class TestWriter:
         async with Writer(tmp_path / "out", chunk_bytes="100KB") as writer:
             for i in range(5000):
                 await writer.put({"i": i, "a": np.full(i % 30, i)})
-        samples = read(tmp_path / "out")
+        samples = read_dataset(tmp_path / "out")
         assert [sample["i"] for sample in samples] == list(range(5000))
         assert samples[29]["a"].tolist() == [29] * 29
         assert writer.summary.samples == 5000
@@ -336,20 +323,20 @@ class TestWriter:
             async with asyncio.TaskGroup() as group:
                 for first in range(0, 5000, 500):
                     group.create_task(produce(first))
-        assert sorted(read(tmp_path / "out")) == list(range(5000))
+        assert sorted(read_dataset(tmp_path / "out")) == list(range(5000))
 
     async def test_append(self, tmp_path: Path) -> None:
         for first in (0, 10):
             async with Writer(tmp_path / "out", chunk_size=4, mode="append") as writer:
                 for i in range(first, first + 10):
                     await writer.put(i)
-        assert read(tmp_path / "out") == list(range(20))
+        assert read_dataset(tmp_path / "out") == list(range(20))
 
     async def test_append_with_keys_in_another_order(self, tmp_path: Path) -> None:
         for sample in ({"a": 1, "b": "x"}, {"b": "y", "a": 2}):
             async with Writer(tmp_path / "out", chunk_size=4, mode="append") as writer:
                 await writer.put(sample)
-        assert read(tmp_path / "out") == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
+        assert read_dataset(tmp_path / "out") == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
 
     async def test_an_error_writes_nothing(self, tmp_path: Path) -> None:
         async def interrupted() -> None:
@@ -368,7 +355,7 @@ class TestWriter:
             with pytest.raises(SchemaError, match="a"):
                 await writer.put({"a": "text"})
             await writer.put({"a": 2})
-        assert read(tmp_path / "out") == [{"a": 1}, {"a": 2}]
+        assert read_dataset(tmp_path / "out") == [{"a": 1}, {"a": 2}]
 
     async def test_outside_the_block(self, tmp_path: Path) -> None:
         writer = Writer(tmp_path / "out", chunk_size=10)
@@ -413,7 +400,7 @@ class TestQueues:
         )
         producer.join()
         queue.close()
-        assert read(tmp_path / "out") == [(i, i**2) for i in range(50)]
+        assert read_dataset(tmp_path / "out") == [(i, i**2) for i in range(50)]
 
     @pytest.mark.parametrize("produce", [produce_and_die, produce_and_forget])
     @pytest.mark.parametrize("ordered", [True, False])
@@ -453,7 +440,7 @@ class TestQueues:
         producer.join()
         queue.close()
         queue.join_thread()
-        assert len(read(tmp_path / "out")) == 50
+        assert len(read_dataset(tmp_path / "out")) == 50
 
     def test_a_queue_of_threads(self, tmp_path: Path) -> None:
         queue: thread_queue.Queue[Any] = thread_queue.Queue(maxsize=5)
@@ -468,7 +455,7 @@ class TestQueues:
             verbose=False,
         )
         producer.join()
-        assert len(read(tmp_path / "out")) == 50
+        assert len(read_dataset(tmp_path / "out")) == 50
 
     def test_a_silent_queue_of_threads(self, tmp_path: Path) -> None:
         with pytest.raises(ProducerError, match="ALL_DONE"):

@@ -10,11 +10,9 @@ from typing import Any, NamedTuple, Protocol
 import pytest
 
 from aiolit.errors import SchemaError
-from aiolit.format.index import parse_index
-from aiolit.format.loader import PyTreeLoader
-from aiolit.format.serializers import SerializerRegistry
 from aiolit.format.tree import register_namedtuple, register_node
 from aiolit.processing.functions import optimize
+from aiolit.testing.datasets import read_dataset
 
 
 class Finished(Protocol):
@@ -55,17 +53,6 @@ register_namedtuple(Pair)
 register_node(Point, take_apart, rebuild)
 
 
-def read(folder: Path) -> list[Any]:
-    index = parse_index((folder / "index.json").read_bytes(), source=str(folder))
-    loader = PyTreeLoader().bind(index, registry=SerializerRegistry(), source=str(folder))
-    samples: list[Any] = []
-    for chunk in index.chunks:
-        data = memoryview((folder / chunk.filename).read_bytes())
-        reader = loader.open(data, chunk, chunk.filename)
-        samples += [reader.sample(number) for number in range(chunk.num_items)]
-    return samples
-
-
 def test_made_in_workers_and_given_as_inputs(tmp_path: Path) -> None:
     optimize(
         lambda pair: {"pair": pair, "point": Point(pair.image, 0.5), "again": Pair(1, "x")},
@@ -75,7 +62,7 @@ def test_made_in_workers_and_given_as_inputs(tmp_path: Path) -> None:
         num_workers=2,
         verbose=False,
     )
-    assert read(tmp_path / "out") == [
+    assert read_dataset(tmp_path / "out") == [
         {"pair": Pair(i, f"{i}"), "point": Point(i, 0.5), "again": Pair(1, "x")} for i in range(20)
     ]
 

@@ -12,20 +12,8 @@ import pytest
 
 from aiolit.errors import ConfigError, DatasetNotFoundError, SchemaError, WorkerDiedError
 from aiolit.format.index import parse_index
-from aiolit.format.loader import PyTreeLoader
-from aiolit.format.serializers import SerializerRegistry
 from aiolit.processing import functions as ld
-
-
-def read(folder: Path) -> list[Any]:
-    index = parse_index((folder / "index.json").read_bytes(), source=str(folder))
-    loader = PyTreeLoader().bind(index, registry=SerializerRegistry(), source=str(folder))
-    samples: list[Any] = []
-    for chunk in index.chunks:
-        data = memoryview((folder / chunk.filename).read_bytes())
-        reader = loader.open(data, chunk, chunk.filename)
-        samples += [reader.sample(number) for number in range(chunk.num_items)]
-    return samples
+from aiolit.testing.datasets import read_dataset
 
 
 def write_text(index: int, output_dir: str) -> None:
@@ -146,7 +134,7 @@ class TestMerge:
         assert summary.samples == 75
         assert summary.chunks == 9
         if not options:
-            assert read(tmp_path / "all") == [(i, i**2) for i in range(75)]
+            assert read_dataset(tmp_path / "all") == [(i, i**2) for i in range(75)]
         index = parse_index((tmp_path / "all" / "index.json").read_bytes(), source="")
         assert [chunk.filename for chunk in index.chunks][-1].startswith("chunk-0-8.")
 

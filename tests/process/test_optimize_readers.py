@@ -13,24 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from aiolit.errors import ChunkFormatError, ConfigError, MissingDependencyError
-from aiolit.format.index import parse_index
-from aiolit.format.loader import PyTreeLoader
-from aiolit.format.serializers import SerializerRegistry
 from aiolit.processing.async_functions import optimize as async_optimize
 from aiolit.processing.functions import map as run_map
 from aiolit.processing.functions import optimize
 from aiolit.processing.readers import BaseReader, ParquetReader
-
-
-def read(folder: Path) -> list[Any]:
-    index = parse_index((folder / "index.json").read_bytes(), source=str(folder))
-    loader = PyTreeLoader().bind(index, registry=SerializerRegistry(), source=str(folder))
-    samples: list[Any] = []
-    for chunk in index.chunks:
-        data = memoryview((folder / chunk.filename).read_bytes())
-        reader = loader.open(data, chunk, chunk.filename)
-        samples += [reader.sample(number) for number in range(chunk.num_items)]
-    return samples
+from aiolit.testing.datasets import read_dataset
 
 
 def rows(first: int, count: int) -> pa.Table:
@@ -80,7 +67,7 @@ class TestParquetReader:
             reader=ParquetReader(num_rows=10),
             verbose=False,
         )
-        assert read(tmp_path / "out") == EXPECTED
+        assert read_dataset(tmp_path / "out") == EXPECTED
 
     async def test_async_functions_and_callers(
         self, parquet_files: list[str], tmp_path: Path
@@ -99,7 +86,7 @@ class TestParquetReader:
             reader=ParquetReader(num_rows=10),
             verbose=False,
         )
-        assert read(tmp_path / "out") == EXPECTED
+        assert read_dataset(tmp_path / "out") == EXPECTED
 
     def test_map_with_columns_and_filters(self, parquet_files: list[str], tmp_path: Path) -> None:
         def fn(table: pa.Table, output_dir: str) -> None:
@@ -145,7 +132,7 @@ class TestParquetReader:
         with pytest.raises(ConfigError, match="interrupted job"):
             attempt(parquet_files[::-1], fails=False)
         attempt(parquet_files, fails=False)
-        assert read(tmp_path / "out") == EXPECTED
+        assert read_dataset(tmp_path / "out") == EXPECTED
 
     def test_refused(self, parquet_files: list[str], tmp_path: Path) -> None:
         def attempt(inputs: list[Any], reader: ParquetReader) -> None:
@@ -208,4 +195,4 @@ def test_a_reader_of_an_async_function_does_not_hold_up_its_loop(tmp_path: Path)
         reader=OneAtATime(),
         verbose=False,
     )
-    assert read(tmp_path / "out") == [(i, False, False) for i in reversed(range(30))]
+    assert read_dataset(tmp_path / "out") == [(i, False, False) for i in reversed(range(30))]

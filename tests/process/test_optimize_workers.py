@@ -18,12 +18,12 @@ import pytest
 
 from aiolit.errors import ConfigError, OptimizeError, SchemaError
 from aiolit.format.index import parse_index
-from aiolit.format.loader import PyTreeLoader, TokensLoader
-from aiolit.format.serializers import SerializerRegistry
+from aiolit.format.loader import TokensLoader
 from aiolit.processing.functions import optimize
 from aiolit.processing.summary import Summary
 from aiolit.streaming.dataloader import StreamingDataLoader
 from aiolit.streaming.dataset import StreamingDataset
+from aiolit.testing.datasets import read_dataset
 
 Options = dict[str, Any]
 
@@ -39,17 +39,6 @@ def workers() -> list[str]:
     """Return the names of this process's workers; multiprocessing keeps children of its own."""
     names = [child.name() for child in psutil.Process().children()]
     return [name for name in names if name.startswith("aiolit-worker")]
-
-
-def read(folder: Path) -> list[Any]:
-    index = parse_index((folder / "index.json").read_bytes(), source=str(folder))
-    loader = PyTreeLoader().bind(index, registry=SerializerRegistry(), source=str(folder))
-    samples: list[Any] = []
-    for chunk in index.chunks:
-        data = memoryview((folder / chunk.filename).read_bytes())
-        reader = loader.open(data, chunk, chunk.filename)
-        samples += [reader.sample(number) for number in range(chunk.num_items)]
-    return samples
 
 
 def digest(folder: Path) -> str:
@@ -111,7 +100,7 @@ def test_every_kind_of_function_gives_the_same_for_any_workers(name: str, tmp_pa
         assert summary.samples == len(expected)
         assert summary.inputs == len(inputs)
         digests.add(digest(folder))
-    assert read(folder) == expected
+    assert read_dataset(folder) == expected
     assert len(digests) == 1
 
 
@@ -125,7 +114,7 @@ def test_arrays_closures_and_sizes(tmp_path: Path) -> None:
     for num_workers in (1, 3):
         write(look_up, range(300), tmp_path / str(num_workers), chunk_bytes="2KB")
     assert digest(tmp_path / "1") == digest(tmp_path / "3")
-    samples = read(tmp_path / "1")
+    samples = read_dataset(tmp_path / "1")
     assert len(samples) == 300
     assert samples[10]["row"].tolist() == [10, 11, 12, 13, 14]
 
@@ -161,7 +150,7 @@ SOURCES: dict[str, Callable[[], Any]] = {
 def test_every_kind_of_inputs(name: str, tmp_path: Path) -> None:
     summary = write(lambda i: int(i), SOURCES[name](), tmp_path / "out")
     assert summary.inputs == 30
-    assert read(tmp_path / "out") == list(range(30))
+    assert read_dataset(tmp_path / "out") == list(range(30))
 
 
 @pytest.mark.keeps_open("environment", reason="torch handles SIGCHLD once it had a worker")
@@ -185,7 +174,7 @@ def test_a_data_loader_as_inputs(num_workers: int, ordered: bool, tmp_path: Path
         keep_data_ordered=ordered,
     )
     assert summary.inputs == len(batches) == 15
-    found = read(tmp_path / "second")
+    found = read_dataset(tmp_path / "second")
     assert sorted(found) == list(range(100))
     if ordered:
         assert found == [i for batch in batches for i in batch]
@@ -212,12 +201,12 @@ def test_an_endless_source_is_read_no_further_than_needed(tmp_path: Path) -> Non
 
     summary = write(lambda i: i, source(), tmp_path / "out", fast_dev_run=25)
     assert summary.inputs == 25
-    assert read(tmp_path / "out") == list(range(25))
+    assert read_dataset(tmp_path / "out") == list(range(25))
 
 
 def test_unordered_has_every_sample_once(tmp_path: Path) -> None:
     write(record, range(200), tmp_path / "out", num_workers=3, keep_data_ordered=False)
-    assert sorted(sample["index"] for sample in read(tmp_path / "out")) == list(range(200))
+    assert sorted(sample["index"] for sample in read_dataset(tmp_path / "out")) == list(range(200))
 
 
 def test_batches_weights_and_reader(tmp_path: Path) -> None:
@@ -237,7 +226,7 @@ def test_batches_weights_and_reader(tmp_path: Path) -> None:
         reader=Reader(),
         fast_dev_run=False,
     )
-    assert read(tmp_path / "out") == [60, 220, 170]
+    assert read_dataset(tmp_path / "out") == [60, 220, 170]
 
 
 def test_tokens(tmp_path: Path) -> None:
@@ -287,7 +276,7 @@ def test_the_order_of_keys_is_that_of_the_first_sample(tmp_path: Path) -> None:
     for num_workers in (1, 3):
         write(shuffled_keys, range(100), tmp_path / str(num_workers), num_workers=num_workers)
     assert digest(tmp_path / "1") == digest(tmp_path / "3")
-    samples = read(tmp_path / "3")
+    samples = read_dataset(tmp_path / "3")
     assert samples == [shuffled_keys(i) for i in range(100)]
     assert {tuple(sample) for sample in samples} == {tuple(shuffled_keys(0))}
 
@@ -305,7 +294,7 @@ class TestModes:
     def test_append(self, tmp_path: Path) -> None:
         write(lambda i: (i, i**2), range(10), tmp_path / "out")
         write(lambda i: (i, i**2), range(10, 25), tmp_path / "out", mode="append")
-        assert read(tmp_path / "out") == [(i, i**2) for i in range(25)]
+        assert read_dataset(tmp_path / "out") == [(i, i**2) for i in range(25)]
         names = sorted(path.name for path in (tmp_path / "out").iterdir())
         assert names == [f"chunk-0-{n}.bin" for n in range(5)] + ["index.json"]
 
@@ -324,7 +313,7 @@ class TestModes:
     def test_overwrite(self, tmp_path: Path) -> None:
         write(lambda i: i, range(50), tmp_path / "out")
         write(lambda i: str(i), range(5), tmp_path / "out", mode="overwrite")
-        assert read(tmp_path / "out") == [str(i) for i in range(5)]
+        assert read_dataset(tmp_path / "out") == [str(i) for i in range(5)]
         assert len(list((tmp_path / "out").iterdir())) == 2
 
     def test_a_failed_overwrite_leaves_the_old_whole(self, tmp_path: Path) -> None:
@@ -349,7 +338,7 @@ class TestModes:
     def test_a_mode_needs_no_data_set(self, tmp_path: Path) -> None:
         write(lambda i: i, range(5), tmp_path / "a", mode="append")
         write(lambda i: i, range(5), tmp_path / "b", mode="overwrite")
-        assert read(tmp_path / "a") == read(tmp_path / "b") == list(range(5))
+        assert read_dataset(tmp_path / "a") == read_dataset(tmp_path / "b") == list(range(5))
 
 
 class OwnError(Exception):
@@ -434,7 +423,7 @@ class TestFailures:
 
     def test_skip(self, tmp_path: Path) -> None:
         summary = write(lambda i: 10 // (i % 5), range(20), tmp_path / "out", on_error="skip")
-        assert read(tmp_path / "out") == [10, 5, 3, 2] * 4
+        assert read_dataset(tmp_path / "out") == [10, 5, 3, 2] * 4
         assert [skipped.index for skipped in summary.skipped] == [0, 5, 10, 15]
         assert summary.skipped[1].input == "5"
         assert "ZeroDivisionError" in summary.skipped[1].error
