@@ -19,12 +19,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The stamp's name holds the hash of the pins, so a changed pin installs again and an unchanged one costs nothing.
 STAMP := $(VENV)/.installed-$(shell cat requirements/dev.txt pyproject.toml | sha256sum | cut -c1-16)
-PYTEST_ARGS ?= -n 2 --dist worksteal
+PYTEST_ARGS ?= -n 2 --dist worksteal --durations=25
 
 demo: venv
 	$(BIN)/python examples/quickstart.py
 
 test: export HYPOTHESIS_PROFILE = ci
+# torch's threads spin while they wait, and every test's processes would have as many as there are cores.
+test: export OMP_NUM_THREADS = 1
 test: lint peers
 	$(BIN)/pytest $(PYTEST_ARGS)
 	@echo "make test: ruff, mypy and pytest passed"

@@ -74,6 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
     # The process's portal may stay; opened here, whatever it owns is there before the first test.
     portal()
+    config.pluginmanager.register(Admitting())
     # A shell that runs this in the background has it, and all it starts, ignore Ctrl-C.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -254,19 +255,24 @@ def moto_url() -> Iterator[str]:
 BASELINE = pytest.StashKey[Belongings]()
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(
-    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
-) -> Generator[None, object, object]:
-    """Let what a module's or the session's fixture starts outlive the test that asked first."""
-    if fixturedef.scope == "function":
-        return (yield)
-    before = Belongings.now()
-    try:
-        return (yield)
-    finally:
-        if (baseline := request.config.stash.get(BASELINE, None)) is not None:
-            baseline.admit(before, Belongings.now())
+class Admitting:
+    """Lets what a module's or the session's fixture starts outlive the test that asked first.
+
+    A plugin, since the session's fixtures are set up outside this file's folder.
+    """
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+    ) -> Generator[None, object, object]:
+        if fixturedef.scope == "function":
+            return (yield)
+        before = Belongings.now()
+        try:
+            return (yield)
+        finally:
+            if (baseline := request.config.stash.get(BASELINE, None)) is not None:
+                baseline.admit(before, Belongings.now())
 
 
 @pytest.fixture(autouse=True)
