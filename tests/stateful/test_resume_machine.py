@@ -121,6 +121,7 @@ class Training(RuleBasedStateMachine):
         self.ranks = [Rank(self.folder, options, one, self.state) for one in readers]
         if self.ranks[0].epoch != self.epoch:  # what was left holds no batch for these readers
             self._ended()
+            self.state = self.ranks[0].save()  # the older one may hold a batch for others
 
     @precondition(lambda self: self.ranks[0].left)
     @rule(steps=st.integers(1, 6))
