@@ -178,7 +178,8 @@ def ended_head(name: str, number: signal.Signals, checkpoint: str) -> dict[str, 
     (folder / "fifo").read_text()  # returns when a node has come to the input
     head.send_signal(number)
     said, _ = head.communicate()
-    left = sorted(path.name for path in (folder / "out").iterdir())
+    out = folder / "out"  # which the head makes with the first file that it fetches
+    left = sorted(path.name for path in out.iterdir()) if out.exists() else []
     (folder / "fifo").unlink()
     _, alive = psutil.wait_procs(our_workers(), timeout=20)
     outcome = {"said": said, "left": left, "alive": len(alive)}
