@@ -161,7 +161,7 @@ def our_workers() -> list[psutil.Process]:
     return [
         process
         for process in psutil.process_iter(["name", "environ"])
-        if process.info["name"].startswith("aiolit-worker")
+        if (process.info["name"] or "").startswith("aiolit-worker")
         and (process.info["environ"] or {}).get("HOME") == os.environ["HOME"]
     ]
 
