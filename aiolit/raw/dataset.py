@@ -21,9 +21,9 @@ from aiolit.raw.stream import EpochOptions, RawStream
 from aiolit.runtime.portal import portal
 from aiolit.streaming.resolver import Dir, Location, cache_limit, default_cache_dir, resolve
 from aiolit.streaming.topology import Place
+from aiolit.streaming.transforms import Transform, Transforming, checked_transforms
 from aiolit.units import parse_size
 
-Transform = Callable[[Any], Any]
 FetchMany = Callable[[Sequence[int]], Coroutine[Any, Any, list[RawItem]]]
 
 _AT_ONCE = 64  # items that plain iteration takes from the loop at once
@@ -36,7 +36,7 @@ class FetchedItem(int):
     value: Any
 
 
-class StreamingRawDataset(Dataset[Any]):
+class StreamingRawDataset(Transforming, Dataset[Any]):
     """The files below a path or URL, each an item: its bytes, or what ``transform`` makes of them.
 
     It is a map-style data set. In torch's ``DataLoader`` each batch is fetched concurrently, and
@@ -129,7 +129,7 @@ class StreamingRawDataset(Dataset[Any]):
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         super().__init__()
-        self._transforms = _transforms(transform)
+        self._transforms = checked_transforms(transform)
         self._epochs = EpochOptions(
             shuffle=shuffle,
             drop_last=drop_last,
@@ -194,12 +194,6 @@ class StreamingRawDataset(Dataset[Any]):
         A list of files is an item whose value is the list of their bytes.
         """
         return files
-
-    def transform(self, item: Any) -> Any:
-        """Change an item's bytes (a group's list of bytes); made of the ``transform`` argument."""
-        for function in self._transforms:
-            item = function(item)
-        return item
 
     @property
     def items(self) -> ItemTable:
@@ -280,7 +274,7 @@ class StreamingRawDataset(Dataset[Any]):
     def finish(self, values: list[Any], numbers: list[int]) -> list[Any]:
         """Make the user's items of bytes."""
         if type(self).__getitem__ is StreamingRawDataset.__getitem__:
-            if type(self).transform is StreamingRawDataset.transform and not self._transforms:
+            if not self.changes_samples():
                 return values
             return [self.transform(value) for value in values]
         found = []
@@ -326,16 +320,6 @@ def _cache(location: Location, max_cache_size: int | float | str | None) -> Cach
         return None
     folder = location.cache_dir or default_cache_dir()
     return CacheConfig(folder, cache_limit(max_cache_size, folder))
-
-
-def _transforms(transform: Transform | Sequence[Transform] | None) -> list[Transform]:
-    if transform is None:
-        return []
-    found: list[Any] = list(transform) if isinstance(transform, Sequence) else [transform]
-    for one in found:
-        if not callable(one):
-            raise ConfigError(f"transform must be a function or a list of functions, not {one!r}")
-    return found
 
 
 def _bytes(value: int | str) -> int:

@@ -45,12 +45,11 @@ from aiolit.streaming.source import (
 )
 from aiolit.streaming.state import Position, fingerprint
 from aiolit.streaming.topology import Place, Topology
+from aiolit.streaming.transforms import Transform, Transforming, checked_transforms
 from aiolit.units import parse_size
 
 _ALLOW_PICKLE = "AIOLIT_ALLOW_PICKLE"
 _RAMP = 2  # the first windows are a quarter and a half of the default size
-
-Transform = Callable[..., Any]
 
 
 class Fetched(int):
@@ -60,7 +59,7 @@ class Fetched(int):
     sample: Any
 
 
-class StreamingDataset(Streamable):
+class StreamingDataset(Transforming, Streamable):
     """A data set made by ``optimize`` (or by LitData), streamed from a cloud or a disk.
 
     Iterating yields this rank's samples of one epoch, in an order that is a function of the data
@@ -180,7 +179,7 @@ class StreamingDataset(Streamable):
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
         self._skips = on_error == "skip"
-        self._transforms = _transforms(transform)
+        self._transforms = checked_transforms(transform)
         if item_loader is not None and not _is_loader(item_loader):
             raise ConfigError(f"item_loader must be an item loader, not {item_loader!r}")
         location = resolve(input_dir, cache_dir)
@@ -282,12 +281,6 @@ class StreamingDataset(Streamable):
         """
         return [self.transform(one) for one in read_samples(self.source, *self.places(indices))]
 
-    def transform(self, sample: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Change a sample; overridden, or made of the functions given as ``transform``."""
-        for function in self._transforms:
-            sample = function(sample)
-        return sample
-
     # ---- what the reading of it needs ------------------------------------------------------
 
     def deck(self, position: Position, options: OrderOptions, readers: Readers) -> RunsDeck:
@@ -374,9 +367,8 @@ class StreamingDataset(Streamable):
         cls = type(self)
         own_samples = (
             cls.__getitem__ is not StreamingDataset.__getitem__
-            or self._transforms_itself()
+            or self.changes_samples()
             or cls.as_batch is not Streamable.as_batch
-            or bool(self._transforms)
             or self._skips
             or bool(self.source.options.serializers)
         )
@@ -386,13 +378,9 @@ class StreamingDataset(Streamable):
         """Return what makes the user's samples of a batch: chosen once, not per sample."""
         if type(self).__getitem__ is not StreamingDataset.__getitem__:
             return self._through_getitem
-        if not self._transforms_itself() and not self._transforms:
+        if not self.changes_samples():
             return lambda batch: batch.values
         return lambda batch: [self.transform(value) for value in batch.values]
-
-    def _transforms_itself(self) -> bool:
-        """Whether ``transform`` is overridden by a subclass, or assigned."""
-        return "transform" in vars(self) or type(self).transform is not StreamingDataset.transform
 
     def _through_getitem(self, batch: Batch) -> list[Any]:
         found, places = [], self.segments.positions_of(batch.chunks, batch.samples)
@@ -432,16 +420,6 @@ def _trusts(location: Location, allow_pickle: bool | None) -> bool:
     if allow_pickle is not None:
         return allow_pickle
     return location.trusted or os.environ.get(_ALLOW_PICKLE) == "1"
-
-
-def _transforms(transform: Transform | Sequence[Transform] | None) -> list[Transform]:
-    if transform is None:
-        return []
-    found: list[Any] = list(transform) if isinstance(transform, Sequence) else [transform]
-    for one in found:
-        if not callable(one):
-            raise ConfigError(f"transform must be a function or a list of functions, not {one!r}")
-    return found
 
 
 def _subsample(segments: Runs, share: object, seed: int | None, granularity: object) -> Runs:

@@ -148,6 +148,20 @@ class OwnItems(StreamingRawDataset):
         return int(index), len(super().__getitem__(index))
 
 
+def test_a_transform_that_is_assigned(place: dict[str, Any]) -> None:
+    dataset = StreamingRawDataset(**place)
+    plain = list(dataset)
+
+    def sized(item: Any, /) -> int:
+        return len(item)
+
+    dataset.transform = sized  # type: ignore[method-assign]
+    sizes = [len(item) for item in plain]
+    assert list(dataset) == dataset[list(range(COUNT))] == sizes
+    (batch,) = StreamingDataLoader(dataset, batch_size=COUNT)
+    assert batch.tolist() == sizes
+
+
 def test_an_overridden_getitem_is_what_every_way_of_reading_yields(place: dict[str, Any]) -> None:
     expected = [(n, len(item)) for n, item in enumerate(StreamingRawDataset(**place))]
     dataset = OwnItems(**place)
