@@ -14,7 +14,7 @@ from aiolit.raw.deck import make_window
 from aiolit.raw.stream import RawStream
 from aiolit.raw.window import ItemWindow
 from aiolit.runtime.groups import single_error
-from aiolit.streaming.epoch import Readers, whole_number
+from aiolit.streaming.run import Readers, whole_number
 
 
 class AsyncStreamingRawDataset:

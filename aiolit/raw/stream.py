@@ -14,7 +14,8 @@ from aiolit.plan.runs import Ints
 from aiolit.raw.deck import Finish, ItemDeck, ItemPlan
 from aiolit.raw.fetch import RawSource
 from aiolit.runtime.stats import Counters
-from aiolit.streaming.epoch import Readers, Streamable, whole_number
+from aiolit.streaming.epoch import Streamable
+from aiolit.streaming.run import Readers, whole_number
 from aiolit.streaming.state import Position
 from aiolit.streaming.topology import Place, Topology
 

@@ -13,10 +13,10 @@ from aiolit.plan.order import deal_epoch
 from aiolit.plan.stream import LaneStream, Taken
 from aiolit.runtime.groups import single_error
 from aiolit.streaming.dataset import StreamingDataset
-from aiolit.streaming.epoch import Readers, whole_number
 from aiolit.streaming.feed import PieceWindow
 from aiolit.streaming.fetch import Held
 from aiolit.streaming.reading import Batch, ReadPlan, RunsShares, make_window
+from aiolit.streaming.run import Readers, whole_number
 from aiolit.streaming.source import ChunkSource
 
 

@@ -13,7 +13,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from aiolit.runtime import tracing
 from aiolit.runtime.ahead import Ahead
 from aiolit.runtime.stats import LEVELS, Counters
-from aiolit.streaming.epoch import Run, Streamable
+from aiolit.streaming.epoch import Streamable
+from aiolit.streaming.run import Run
 
 Collate = Callable[[list[Any]], Any]
 

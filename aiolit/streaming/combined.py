@@ -15,8 +15,9 @@ from aiolit.plan.order import Deal
 from aiolit.plan.subset import exact_shares
 from aiolit.runtime.stats import Counters
 from aiolit.streaming.deck import ReadableDeck
-from aiolit.streaming.epoch import Readers, Streamable, Streamed, whole_number
+from aiolit.streaming.epoch import Streamable, Streamed
 from aiolit.streaming.mixture import MixDeck, MixShares, UnitDeck
+from aiolit.streaming.run import Readers, whole_number
 from aiolit.streaming.state import Position
 from aiolit.streaming.topology import Topology, agreed
 

@@ -18,8 +18,9 @@ from aiolit.runtime.board import judge
 from aiolit.runtime.stats import Counters
 from aiolit.streaming.batch_feed import BatchFeed, Board, Collate, following
 from aiolit.streaming.devices import CudaCopies, checked_device, copied_ahead
-from aiolit.streaming.epoch import Readers, Run, Streamable, Streamed, whole_number
+from aiolit.streaming.epoch import Streamable, Streamed
 from aiolit.streaming.profiling import BatchProfile, checked_profile
+from aiolit.streaming.run import Readers, Run, whole_number
 from aiolit.streaming.state import VERSION
 
 _AHEAD = 2  # batches that decode threads make ahead

@@ -24,7 +24,7 @@ from aiolit.runtime.portal import portal
 from aiolit.runtime.stats import Counters
 from aiolit.streaming.columns import ColumnCollate, column_collate
 from aiolit.streaming.deck import LaneReader
-from aiolit.streaming.epoch import Readers, Run, Streamable, Wants, whole_number
+from aiolit.streaming.epoch import Streamable, Wants
 from aiolit.streaming.reading import (
     Batch,
     Finish,
@@ -34,6 +34,7 @@ from aiolit.streaming.reading import (
     read_samples,
 )
 from aiolit.streaming.resolver import Dir, Location, cache_limit, default_cache_dir, resolve
+from aiolit.streaming.run import Readers, Run, whole_number
 from aiolit.streaming.source import (
     ChunkSource,
     ReadOptions,

@@ -23,7 +23,8 @@ from aiolit.runtime.ahead import spread
 from aiolit.runtime.stats import Counters
 from aiolit.streaming.combined import apply_to, check_members, of_members, settings_of
 from aiolit.streaming.deck import ChainDeck, LaneReader, ReadableDeck, ReadableShares, SliceDeck
-from aiolit.streaming.epoch import BatchOf, Readers, Run, Streamable, Streamed, T
+from aiolit.streaming.epoch import BatchOf, Streamable, Streamed, T
+from aiolit.streaming.run import Readers, Run
 from aiolit.streaming.state import Position
 from aiolit.streaming.topology import Topology, agreed
 

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from aiolit.streaming.epoch import Readers, Run, Streamable
+from aiolit.streaming.epoch import Streamable
+from aiolit.streaming.run import Readers, Run
 from aiolit.streaming.topology import Topology
 
 Batch = list[Any]

@@ -25,10 +25,10 @@ from aiolit.store.base import Store
 from aiolit.store.memory import MemoryStore
 from aiolit.store.wrapped import WrappedStore
 from aiolit.streaming.dataset import StreamingDataset
-from aiolit.streaming.epoch import Readers
 from aiolit.streaming.feed import PieceWindow
 from aiolit.streaming.fetch import ChunkFetcher, Held
 from aiolit.streaming.reading import held_bytes
+from aiolit.streaming.run import Readers
 from aiolit.streaming.topology import Topology
 from aiolit.testing.datasets import write_dataset
 from aiolit.testing.faulty_server import Answer, FaultyServer

@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 )
 
 from aiolit.streaming.dataset import StreamingDataset
-from aiolit.streaming.epoch import Readers
+from aiolit.streaming.run import Readers
 from aiolit.streaming.topology import Topology
 from aiolit.testing.datasets import write_dataset
 

@@ -24,7 +24,7 @@ from aiolit import (
     StreamingDataset,
 )
 from aiolit.errors import ConfigError, StateError
-from aiolit.streaming.epoch import Readers
+from aiolit.streaming.run import Readers
 from aiolit.streaming.topology import Topology
 from aiolit.testing.datasets import write_dataset
 from aiolit.testing.jobs import TrainingJob, assert_resumable, samples_of
