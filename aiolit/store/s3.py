@@ -22,7 +22,9 @@ from aiolit.store.http_semantics import content_length, if_match, modified
 from aiolit.store.loop_bound import LoopBound
 from aiolit.store.s3_client import S3Client
 from aiolit.store.s3_errors import client_errors
+from aiolit.store.s3_listing import listing_query, parse_listing
 from aiolit.store.s3_options import S3Options, parse_s3_options
+from aiolit.store.transport import network_errors
 from aiolit.store.upload import Upload, part_nbytes_for
 
 
@@ -74,7 +76,7 @@ class S3Store(LoopBound[S3Client], HttpReads):
     async def _request(
         self,
         method: str,
-        key: str,
+        key: str | None,
         *,
         query: str = "",
         headers: Mapping[str, str] | None = None,
@@ -83,8 +85,8 @@ class S3Store(LoopBound[S3Client], HttpReads):
         client = await self._client()
         async with client.request(
             method,
-            self._prefix + key,
-            url=self.object_url(key),
+            "" if key is None else self._prefix + key,
+            url=self.object_url(key or ""),
             query=query,
             headers=headers,
             body=body,
@@ -108,21 +110,21 @@ class S3Store(LoopBound[S3Client], HttpReads):
             yield Versioned(response, response.headers.get("ETag"))
 
     async def list(self, prefix: str = "", *, after: str = "") -> AsyncGenerator[ObjectInfo, None]:
-        client = await self._client()
-        query = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
-        if after:
-            query["StartAfter"] = self._prefix + after
+        url, token = self.object_url(prefix), ""
+        start = f"{self._prefix}{after}" if after else ""
         while True:
-            with client_errors(self.object_url(prefix)):
-                page = await client.client.list_objects_v2(**query)
-            for entry in page.get("Contents", ()):
-                key, size = entry["Key"][len(self._prefix) :], entry["Size"]
+            query = listing_query(prefix=self._prefix + prefix, after=start, token=token)
+            async with self._request("GET", None, query=query) as response:
+                with network_errors(url):
+                    text = await response.read()
+            found, token = parse_listing(text, url=url)
+            for name, size, etag, modified_s in found:
+                key = name[len(self._prefix) :]
                 # Consoles make empty objects with a slash at the end, to look like folders.
                 if key and not (key.endswith("/") and size == 0):
-                    yield ObjectInfo(key, size, entry["ETag"], entry["LastModified"].timestamp())
-            if not page.get("IsTruncated"):
+                    yield ObjectInfo(key, size, etag, modified_s)
+            if not token:
                 return
-            query["ContinuationToken"] = page["NextContinuationToken"]
 
     async def put(self, key: str, data: Data, *, if_absent: bool = False) -> None:
         headers = {"If-None-Match": "*"} if if_absent else {}
@@ -136,24 +138,23 @@ class S3Store(LoopBound[S3Client], HttpReads):
     async def open_upload(self, key: str, *, nbytes: int | None = None) -> Upload:
         client = await self._client()
         with client_errors(self.object_url(key)):
-            begun = await client.client.create_multipart_upload(
-                Bucket=self._bucket, Key=self._prefix + key
-            )
+            boto = await client.client()
+            begun = await boto.create_multipart_upload(Bucket=self._bucket, Key=self._prefix + key)
         return _S3Upload(self, key, begun["UploadId"], part_nbytes_for(nbytes))
 
     async def copy(self, src: str, dst: str) -> None:
         client = await self._client()
         with client_errors(self.object_url(src)):
-            await client.client.copy_object(
+            boto = await client.client()
+            await boto.copy_object(
                 Bucket=self._bucket,
                 Key=self._prefix + dst,
                 CopySource={"Bucket": self._bucket, "Key": self._prefix + src},
             )
 
     async def delete(self, key: str) -> None:
-        client = await self._client()
-        with client_errors(self.object_url(key)):
-            await client.client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+        async with self._request("DELETE", key):
+            return
 
 
 class _S3Upload(Upload):
@@ -177,7 +178,8 @@ class _S3Upload(Upload):
         client = await store._client()
         try:
             with client_errors(store.object_url(self._key)):
-                await client.client.complete_multipart_upload(
+                boto = await client.client()
+                await boto.complete_multipart_upload(
                     Bucket=store._bucket,
                     Key=store._prefix + self._key,
                     UploadId=self._upload_id,
@@ -203,7 +205,8 @@ class _S3Upload(Upload):
         client = await store._client()
         try:
             with client_errors(store.object_url(self._key)):
-                await client.client.abort_multipart_upload(
+                boto = await client.client()
+                await boto.abort_multipart_upload(
                     Bucket=store._bucket, Key=store._prefix + self._key, UploadId=self._upload_id
                 )
         except ObjectNotFoundError:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from hashlib import sha256
 from typing import Any
@@ -17,9 +15,10 @@ from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioCredentials
 from aiobotocore.session import AioSession
 from botocore.loaders import Loader, create_loader
-from botocore.utils import parse_timestamp, percent_encode
+from botocore.utils import percent_encode
 
 from aiolit.errors import AccessDeniedError, StoreError
+from aiolit.store.s3_endpoint import Endpoint, plain_endpoint
 from aiolit.store.s3_errors import client_errors, response_error
 from aiolit.store.s3_options import S3Options
 from aiolit.store.sigv4 import sign
@@ -28,42 +27,40 @@ from aiolit.store.transport import Transport, error_body, network_errors
 
 _HASH_HERE_NBYTES = 1 << 16
 
-
-@dataclass(frozen=True, slots=True)
-class _Endpoint:
-    """Where a bucket is: its address without a slash at the end, and the region that signs."""
-
-    address: str
-    region: str
+FindEndpoint = Callable[[str, str | None, S3Options, AioSession], Endpoint | None]
 
 
 class S3Client:
     """What one loop has open for one bucket.
 
-    aiobotocore finds the credentials and the endpoint, and serves the rare verbs; its ``client``
-    is for those. Reads and writes of bytes are signed here and sent with aiohttp, which costs a
-    fraction of the time.
+    aiobotocore finds the credentials, and its ``client`` serves the rare verbs; where the bucket's
+    address is not an ordinary one, it tells that too. Reads, writes and listings are signed here
+    and sent with aiohttp, which costs a fraction of the time.
+
+    Args:
+        bucket: Its name.
+        options: How to reach it.
+        plain: Says where it is in the ordinary cases.
     """
 
-    def __init__(self, bucket: str, options: S3Options) -> None:
+    def __init__(
+        self, bucket: str, options: S3Options, *, plain: FindEndpoint = plain_endpoint
+    ) -> None:
         self.bucket = bucket
-        self._options = options
+        self._options, self._plain = options, plain
         self._session = AioSession(profile=options.profile_name)
         models = _models(self._session.get_config_variable("data_path"))
         self._session.register_component("data_loader", models)
-        parsers = self._session.get_component("response_parser_factory")
-        parsers.set_parser_defaults(timestamp_parser=_timestamp)
-        self.client: Any = None
         self._credentials: AioCredentials | None = None
         self._stack = AsyncExitStack()
-        self._region_turn = asyncio.Lock()
+        self._region = options.region_name
+        self._made: tuple[str | None, Any] | None = None  # botocore's client, and its region
+        self._turn = asyncio.Lock()
 
     async def open(self) -> S3Client:
         """Find credentials and endpoint; botocore's errors pass."""
-        # Some megabytes of JSON: read off the loop, kept by the session.
-        await run_in_thread(_load_models, self._session)
         self._credentials = await self._find_credentials()
-        await self._connect(self._options.region_name)
+        self.endpoint = await self._find_endpoint()
         self._transport = Transport(self._options.connection)
         self._stack.push_async_callback(self._transport.aclose)
         return self
@@ -90,10 +87,27 @@ class S3Client:
             )
         return credentials
 
-    async def _connect(self, region: str | None) -> None:
-        """Make the client for a region, and find out where it has the bucket."""
+    @property
+    def has_asked_botocore(self) -> bool:
+        """Whether aiobotocore's client had to be made."""
+        return self._made is not None
+
+    async def client(self) -> Any:
+        """Return aiobotocore's client for the bucket's region, made when it is first needed;
+        botocore's errors pass."""
+        async with self._turn:
+            return await self._client()
+
+    async def _client(self) -> Any:
+        if self._made is None or self._made[0] != self._region:
+            self._made = self._region, await self._make_client(self._region)
+        return self._made[1]
+
+    async def _make_client(self, region: str | None) -> Any:
         options = self._options
-        self.client = await self._stack.enter_async_context(
+        # Some megabytes of JSON: read off the loop, kept by the session.
+        await run_in_thread(_load_models, self._session)
+        return await self._stack.enter_async_context(
             self._session.create_client(
                 "s3",
                 region_name=region,
@@ -106,14 +120,20 @@ class S3Client:
                 config=AioConfig(**options.config()),
             )
         )
-        found = await self.client._ruleset_resolver.construct_endpoint(
-            operation_model=self.client.meta.service_model.operation_model("GetObject"),
+
+    async def _find_endpoint(self) -> Endpoint:
+        plain = self._plain(self.bucket, self._region, self._options, self._session)
+        if plain is not None:
+            return plain
+        client = await self._client()
+        found = await client._ruleset_resolver.construct_endpoint(
+            operation_model=client.meta.service_model.operation_model("GetObject"),
             call_args={"Bucket": self.bucket, "Key": "key"},
             request_context={},
         )
         schemes = found.properties.get("authSchemes") or [{}]
-        signing_region = schemes[0].get("signingRegion") or self.client.meta.region_name
-        self._endpoint = _Endpoint(found.url.rstrip("/"), signing_region)
+        signing_region = schemes[0].get("signingRegion") or client.meta.region_name
+        return Endpoint(found.url.rstrip("/"), signing_region)
 
     @asynccontextmanager
     async def request(
@@ -132,7 +152,7 @@ class S3Client:
 
         Args:
             method: The verb.
-            key: Of the object, from the bucket on.
+            key: Of the object, from the bucket on; none means the bucket itself.
             url: What messages call it.
             query: ``name=value`` pairs, sorted and encoded.
             headers: More headers to sign.
@@ -143,8 +163,10 @@ class S3Client:
         """
         payload = await _payload_hash(body or [])
         for last in (False, True):
-            endpoint = self._endpoint
-            address = f"{endpoint.address}/{percent_encode(key, safe='/~')}"
+            endpoint = self.endpoint
+            address = endpoint.address
+            if key or endpoint.address.count("/") == 2:  # a bucket's path needs no slash
+                address += f"/{percent_encode(key, safe='/~')}"
             if query:
                 address += f"?{query}"
             signed = await self._sign(method, address, headers or {}, payload, endpoint.region)
@@ -176,14 +198,15 @@ class S3Client:
         now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         return sign(method, address, headers, payload, frozen, region=region, now=now)
 
-    async def _move(self, region: str, seen: _Endpoint, error: StoreError) -> None:
+    async def _move(self, region: str, seen: Endpoint, error: StoreError) -> None:
         """Go on with the region that the bucket is in."""
         if self._options.endpoint_url is not None:
             raise error
-        async with self._region_turn:
-            if self._endpoint is seen:
+        async with self._turn:
+            if self.endpoint is seen:
+                self._region = region
                 with client_errors(f"s3://{self.bucket}"):
-                    await self._connect(region)
+                    self.endpoint = await self._find_endpoint()
 
 
 async def _payload_hash(parts: list[memoryview]) -> str:
@@ -197,15 +220,6 @@ def _sha256(parts: list[memoryview]) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
-
-
-def _timestamp(value: Any) -> datetime:
-    """Parse a time as listings have it; botocore's own way takes most of a listing's time."""
-    try:
-        return datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        parsed: datetime = parse_timestamp(value)
-        return parsed
 
 
 @cache
