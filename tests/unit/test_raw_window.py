@@ -125,6 +125,35 @@ async def test_a_failure_waits_for_its_turn() -> None:
         assert await window.take(1, 1) == [4]
 
 
+async def test_many_items_are_fetched_by_few_workers_and_what_is_waited_for_goes_first() -> None:
+    shelf, budget = Shelf(gated=True), ByteBudget(1000)
+    lanes = lanes_of(list(range(100)), list(range(100, 200)))
+    async with opened(shelf, lanes, [10] * 200, budget, most=100) as window:
+        await settle()
+        assert shelf.running == 64
+        begun = len(shelf.begun)
+        taking = asyncio.create_task(window.take(0, 60))  # the last ten are not even queued
+        await settle()
+        assert len(shelf.begun) == begun
+        for item in list(shelf.begun[:12]):
+            shelf.gates[item].set()
+        await settle()
+        assert shelf.running == 64
+        assert shelf.begun[begun : begun + 10] == list(range(50, 60))
+        for item in range(60):
+            shelf.gates.setdefault(item, asyncio.Event()).set()
+        assert await taking == list(range(60))
+
+
+async def test_a_reader_that_still_waits_at_the_end_is_let_go() -> None:
+    shelf, budget = Shelf(gated=True), ByteBudget(100)
+    async with opened(shelf, lanes_of(list(range(100))), [1] * 100, budget) as window:
+        taking = asyncio.create_task(window.take(0, 80))  # more than are under way
+        await settle()
+    with pytest.raises(asyncio.CancelledError):
+        await taking
+
+
 async def test_leaving_while_all_is_under_way_leaves_nothing() -> None:
     shelf, budget = Shelf(gated=True), ByteBudget(100)
     async with opened(shelf, lanes_of(list(range(50))), [1] * 50, budget) as window:
