@@ -1,7 +1,8 @@
 """Permutations that are the same on every machine and with every version of numpy.
 
-numpy promises stable streams for ``RandomState`` only, and resuming a run must not depend on the
-version it is resumed with. So the keys are made here: SplitMix64 (Steele, Lea and Flood, "Fast
+numpy promises stable streams for ``RandomState`` only (NEP 19), and resuming a run must not depend
+on the version it is resumed with. Large permutations are shuffled by it. Its seeding takes longer
+than all of a small one: those sort keys made here, by SplitMix64 (Steele, Lea and Flood, "Fast
 splittable pseudorandom number generators", OOPSLA 2014), a bijection of 64-bit integers. Distinct
 inputs give distinct keys, so sorting them has one result, whatever the sorting algorithm.
 """
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MASK = (1 << 64) - 1
+_LARGE = 4096  # from here on shuffling is faster than sorting; part of what fixes the order
 _GAMMA = 0x9E3779B97F4A7C15
 
 
@@ -38,7 +40,12 @@ def keys(count: int, seed: int, start: int = 0) -> NDArray[np.uint64]:
 
 def permutation(count: int, *words: int) -> NDArray[np.int64]:
     """Return a permutation of ``range(count)``, a function of ``count`` and the key words alone."""
-    return np.argsort(keys(count, mix(*words)))
+    seed = mix(*words)
+    if count < _LARGE:
+        return np.argsort(keys(count, seed))
+    order = np.arange(count, dtype=np.int64)
+    np.random.RandomState([seed >> 32, seed & 0xFFFFFFFF]).shuffle(order)
+    return order
 
 
 def _finalize(z: int) -> int:

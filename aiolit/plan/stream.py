@@ -165,10 +165,15 @@ class _Cursor:
 
     def _open_next(self) -> None:
         window = next(self._windows)
-        run, sample = window.runs.expand()
-        piece, order = window.piece[run], self._lane.order(window.number)
-        if order is not None:
-            piece, sample = piece[order], sample[order]
+        order = self._lane.order(window.number)
+        if order is not None and window.runs.num_runs == 1:  # nothing to look up
+            piece = np.broadcast_to(window.piece, order.shape)
+            sample = order + window.runs.start[0]
+        else:
+            run, sample = window.runs.expand()
+            piece = window.piece[run]
+            if order is not None:
+                piece, sample = piece[order], sample[order]
         self._piece, self._sample = piece[window.skip :], sample[window.skip :]
         self._held = window.pieces
 

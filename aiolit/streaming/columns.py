@@ -59,9 +59,8 @@ class ColumnCollate:
         leaves = self._leaves(rows)
         if leaves is None:
             return None
-        # Copies: whoever keeps one batch, or pickles it, shall not keep all of them.
-        parts = zip(*(torch.split(leaf, count) for leaf in leaves), strict=True)
-        return (self._build([leaf.clone() for leaf in part]) for part in parts)
+        parts = zip(*(_parts(leaf, count) for leaf in leaves), strict=True)
+        return (self._build(part) for part in parts)
 
     def _leaves(self, rows: Rows) -> list[torch.Tensor] | None:
         """Return each leaf of all rows."""
@@ -83,6 +82,15 @@ class ColumnCollate:
             tensors.append(tensor)
             at += size
         return tensors
+
+
+def _parts(leaf: torch.Tensor, count: int) -> Iterator[torch.Tensor]:
+    """Yield ``count`` rows at a time, as copies: whoever keeps one batch, or pickles it, shall not
+    keep all of them."""
+    if leaf.dtype is torch.bfloat16:  # which numpy has not; its copies take half the time
+        return (part.clone() for part in torch.split(leaf, count))
+    rows = leaf.numpy()
+    return (torch.from_numpy(rows[at : at + count].copy()) for at in range(0, len(rows), count))
 
 
 def column_collate(index: Index) -> ColumnCollate | None:

@@ -201,14 +201,17 @@ class Streamable(IterableDataset[Any]):
         lengths = [int(dealt.lengths[lane]) for lane in share.lanes]
         left = [have - skip for have, skip in zip(lengths, share.skips, strict=True)]
         with dealt.shares.open(share.lanes, share.skips) as reader:
-            step = together if len(left) == 1 else 1
-            for first in range(0, len(share.turns), step):
-                turns = share.turns[first : first + step]
-                most = run.deal.share * len(turns)
-                wants = [(lane, min(most, have)) for lane, have in enumerate(left)]
-                left = [have - count for have, (_, count) in zip(left, wants, strict=True)]
+            turns, step = len(share.turns), together if len(left) == 1 else 1
+            of_turn = run.deal.share
+            for first in range(0, turns, step):
+                most = of_turn * min(step, turns - first)
+                wants = []
+                for lane, have in enumerate(left):
+                    count = min(most, have)
+                    left[lane] = have - count
+                    wants.append((lane, count))
                 again: list[Any] = []
-                if share.repeat is not None and turns[-1] == share.turns[-1]:
+                if share.repeat is not None and first + step >= turns:
                     lane, position = share.repeat
                     with dealt.shares.open([lane], [position]) as once:
                         again = once.take(0, 1)

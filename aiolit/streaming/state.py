@@ -13,7 +13,7 @@ from aiolit.format.dataset_info import Index
 from aiolit.plan.order import Deal, Leg
 from aiolit.plan.runs import Runs
 
-VERSION = 1
+VERSION = 2
 _OPTIONAL = ("own", "begun", "inside")
 
 

@@ -23,13 +23,16 @@ def test_golden_values() -> None:
     ]
     assert permutation(10, 42, 1).tolist() == [1, 9, 2, 3, 0, 7, 6, 4, 5, 8]
     assert permutation(1000, 7).tolist()[:5] == [960, 675, 118, 409, 914]
+    assert permutation(4095, 7).tolist()[:5] == [3955, 1873, 960, 4056, 3087]
+    assert permutation(4096, 7).tolist()[:5] == [1359, 3992, 238, 553, 2690]
+    assert permutation(100_000, 42, 1).tolist()[-5:] == [78214, 60724, 58068, 59324, 72767]
 
 
 def test_keys_continue() -> None:
     assert keys(10, 5).tolist()[4:] == keys(6, 5, start=4).tolist()
 
 
-@given(st.integers(0, 500), WORDS)
+@given(st.integers(0, 500) | st.integers(4090, 4100), WORDS)
 def test_is_a_permutation(count: int, words: list[int]) -> None:
     found = permutation(count, *words)
     assert found.dtype == np.int64
