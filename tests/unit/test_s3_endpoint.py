@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def compare(bucket: str, **given: Any) -> Endpoint | None:
 
 
 @pytest.fixture(autouse=True)
-def configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nothing of the machine's own configuration counts."""
     for name in ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
@@ -148,7 +147,7 @@ async def test_a_bucket_whose_address_is_plain_needs_no_models() -> None:
     client = S3Client("bucket", parse_s3_options(KEYS, {"region_name": "eu-west-1"}))
     await client.open()
     assert client.endpoint == Endpoint("https://bucket.s3.eu-west-1.amazonaws.com", "eu-west-1")
-    assert not client.has_asked_botocore
+    before = client.has_asked_botocore
     await client.client()
-    assert client.has_asked_botocore
+    assert (before, client.has_asked_botocore) == (False, True)
     await client.aclose()
