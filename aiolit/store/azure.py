@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from base64 import b64encode
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, unquote
@@ -91,7 +90,6 @@ class AzureStore(LoopBound[_AzureClient], HttpReads):
         access = AzureAccess(self._account, self._container, self.url)
         return _AzureClient(self._connection, access)
 
-    @asynccontextmanager
     async def _request(
         self,
         method: str,
@@ -101,23 +99,21 @@ class AzureStore(LoopBound[_AzureClient], HttpReads):
         query: str = "",
         headers: Mapping[str, str] | None = None,
         body: list[memoryview] | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> aiohttp.ClientResponse:
         """Send a request and open its answer; a status of 300 or more is an error."""
         client, url = await self._client(), self.object_url(key)
         queries = "&".join(part for part in (query, await client.access.query()) if part)
         address = client.access.address + (self._path(key) if path is None else path)
-        async with client.transport.request(
+        response = await client.transport.request(
             method,
             f"{address}?{queries}" if queries else address,
             url=url,
             headers={**(headers or {}), **await client.access.headers()},
             body=body,
-        ) as response:
-            if response.status >= 300:
-                with network_errors(url):
-                    text = await error_body(response)
-                raise self._error(response, text, url)
-            yield response
+        )
+        if response.status >= 300:
+            raise self._error(response, await error_body(response, url), url)
+        return response
 
     def _path(self, key: str) -> str:
         return f"/{quote(self._prefix + check_key(key, self.url), safe='/-_.~')}"
@@ -139,15 +135,12 @@ class AzureStore(LoopBound[_AzureClient], HttpReads):
             status, response.headers, url=url, detail=said, access_help=_ACCESS_HELP
         )
 
-    @asynccontextmanager
-    async def _get(
-        self, key: str, headers: Mapping[str, str], etag: str | None
-    ) -> AsyncIterator[Versioned]:
-        async with self._request("GET", key, headers={**headers, **if_match(etag)}) as response:
-            yield Versioned(response, response.headers.get("ETag"))
+    async def _get(self, key: str, headers: Mapping[str, str], etag: str | None) -> Versioned:
+        response = await self._request("GET", key, headers={**headers, **if_match(etag)})
+        return Versioned(response, response.headers.get("ETag"))
 
     async def head(self, key: str) -> ObjectInfo:
-        async with self._request("HEAD", key) as response:
+        async with await self._request("HEAD", key) as response:
             headers = response.headers
             size = content_length(headers)
             if size is None:
@@ -161,7 +154,7 @@ class AzureStore(LoopBound[_AzureClient], HttpReads):
         while True:
             query = f"restype=container&comp=list&prefix={wanted}"
             query += f"&marker={quote(marker, safe='')}" if marker else ""
-            async with self._request("GET", prefix, path="", query=query) as response:
+            async with await self._request("GET", prefix, path="", query=query) as response:
                 with network_errors(self.object_url(prefix)):
                     text = await response.text("utf-8-sig")
             page = ET.fromstring(text)
@@ -194,7 +187,7 @@ class AzureStore(LoopBound[_AzureClient], HttpReads):
         if if_absent:
             headers["If-None-Match"] = "*"
         try:
-            async with self._request("PUT", key, headers=headers, body=buffers(data)):
+            async with await self._request("PUT", key, headers=headers, body=buffers(data)):
                 return
         except ObjectChangedError as error:
             url = self.object_url(key)
@@ -217,12 +210,12 @@ class AzureStore(LoopBound[_AzureClient], HttpReads):
         }
         if bearer := (await access.headers()).get("Authorization"):
             headers["x-ms-copy-source-authorization"] = bearer
-        async with self._request("PUT", dst, headers=headers, body=[]):
+        async with await self._request("PUT", dst, headers=headers, body=[]):
             return
 
     async def delete(self, key: str) -> None:
         try:
-            async with self._request("DELETE", key):
+            async with await self._request("DELETE", key):
                 return
         except ObjectNotFoundError as error:
             if "no container" in str(error):
@@ -239,13 +232,13 @@ class _AzureUpload(Upload):
 
     async def put_part(self, number: int, data: memoryview) -> None:
         query = f"comp=block&blockid={quote(_block(number), safe='')}"
-        async with self._store._request("PUT", self._key, query=query, body=[data]):
+        async with await self._store._request("PUT", self._key, query=query, body=[data]):
             self._numbers.add(number)
 
     async def complete(self) -> None:
         blocks = "".join(f"<Latest>{_block(number)}</Latest>" for number in sorted(self._numbers))
         body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{blocks}</BlockList>'
-        async with self._store._request(
+        async with await self._store._request(
             "PUT", self._key, query="comp=blocklist", body=[memoryview(body.encode())]
         ):
             return

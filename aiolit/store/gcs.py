@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -33,7 +32,6 @@ from aiolit.store.transport import (
     Transport,
     error_body,
     json_body,
-    network_errors,
 )
 from aiolit.store.upload import Upload
 
@@ -132,7 +130,6 @@ class GcsStore(LoopBound[_GcsClient], HttpReads):
             token = await run_in_thread(Token, service_file=self._service_file, scopes=_SCOPES)
         return _GcsClient(self._connection, token)
 
-    @asynccontextmanager
     async def _request(
         self,
         method: str,
@@ -142,16 +139,14 @@ class GcsStore(LoopBound[_GcsClient], HttpReads):
         query: Mapping[str, str],
         headers: Mapping[str, str] | None = None,
         body: list[memoryview] | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> aiohttp.ClientResponse:
         """Send a request and open its answer; a status of 300 or more but 308 is an error."""
         address = f"{self._endpoint()[0]}{path}"
         asked = dict(query) if self._project is None else {**query, "userProject": self._project}
         if asked:
             address += f"?{urlencode(asked, quote_via=quote)}"
-        async with self._send(method, address, key, headers=headers, body=body) as response:
-            yield response
+        return await self._send(method, address, key, headers=headers, body=body)
 
-    @asynccontextmanager
     async def _send(
         self,
         method: str,
@@ -160,7 +155,7 @@ class GcsStore(LoopBound[_GcsClient], HttpReads):
         *,
         headers: Mapping[str, str] | None = None,
         body: list[memoryview] | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> aiohttp.ClientResponse:
         client, url = await self._client(), self.object_url(key)
         if self._fixed_token is not None:
             private = {"Authorization": f"Bearer {self._fixed_token}"}
@@ -168,14 +163,10 @@ class GcsStore(LoopBound[_GcsClient], HttpReads):
             private = await client.private(url)
         # Without "gzip" the server unpacks objects stored with Content-Encoding: gzip.
         sent = {"Accept-Encoding": "gzip", **(headers or {}), **private}
-        async with client.transport.request(
-            method, address, url=url, headers=sent, body=body
-        ) as response:
-            if response.status >= 300 and response.status != _RESUME:
-                with network_errors(url):
-                    text = await error_body(response)
-                raise self._error(response, text, key)
-            yield response
+        response = await client.transport.request(method, address, url=url, headers=sent, body=body)
+        if response.status >= 300 and response.status != _RESUME:
+            raise self._error(response, await error_body(response, url), key)
+        return response
 
     def _error(self, response: aiohttp.ClientResponse, body: str, key: str) -> StoreError:
         said, url = _said(body), self.object_url(key)
@@ -190,17 +181,12 @@ class GcsStore(LoopBound[_GcsClient], HttpReads):
     def _object(self, key: str) -> str:
         return f"/storage/v1/b/{self._bucket}/o/{quote(self._prefix + key, safe='')}"
 
-    @asynccontextmanager
-    async def _get(
-        self, key: str, headers: Mapping[str, str], etag: str | None
-    ) -> AsyncIterator[Versioned]:
+    async def _get(self, key: str, headers: Mapping[str, str], etag: str | None) -> Versioned:
         query = {"alt": "media"}
         if etag is not None:
             query["ifGenerationMatch"] = etag
-        async with self._request(
-            "GET", self._object(key), key, query=query, headers=headers
-        ) as response:
-            yield Versioned(response, response.headers.get("x-goog-generation"))
+        response = await self._request("GET", self._object(key), key, query=query, headers=headers)
+        return Versioned(response, response.headers.get("x-goog-generation"))
 
     async def head(self, key: str) -> ObjectInfo:
         return self._info(await self._json("GET", self._object(key), key, query={}))
@@ -208,7 +194,7 @@ class GcsStore(LoopBound[_GcsClient], HttpReads):
     async def _json(
         self, method: str, path: str, key: str, *, query: Mapping[str, str]
     ) -> dict[str, Any]:
-        async with self._request(method, path, key, query=query) as response:
+        async with await self._request(method, path, key, query=query) as response:
             found: dict[str, Any] = await json_body(response, self.object_url(key))
             return found
 
@@ -240,7 +226,7 @@ class GcsStore(LoopBound[_GcsClient], HttpReads):
         headers = {"Content-Type": "application/octet-stream"}
         path = f"/upload/storage/v1/b/{self._bucket}/o"
         try:
-            async with self._request(
+            async with await self._request(
                 "POST", path, key, query=query, headers=headers, body=buffers(data)
             ):
                 return
@@ -252,7 +238,7 @@ class GcsStore(LoopBound[_GcsClient], HttpReads):
         query = {"uploadType": "resumable", "name": self._prefix + key}
         path = f"/upload/storage/v1/b/{self._bucket}/o"
         headers = {"X-Upload-Content-Type": "application/octet-stream"}
-        async with self._request(
+        async with await self._request(
             "POST", path, key, query=query, headers=headers, body=[]
         ) as response:
             return _GcsUpload(self, key, response.headers["Location"])
@@ -270,7 +256,7 @@ class GcsStore(LoopBound[_GcsClient], HttpReads):
 
     async def delete(self, key: str) -> None:
         try:
-            async with self._request("DELETE", self._object(key), key, query={}):
+            async with await self._request("DELETE", self._object(key), key, query={}):
                 return
         except ObjectNotFoundError as error:
             if str(error).startswith(_NO_BUCKET):
@@ -321,7 +307,7 @@ class _GcsUpload(Upload):
 
     async def _put(self, content_range: str, body: memoryview, end: int) -> int:
         """Send a piece and return how many bytes the server has; ``end`` when it is done."""
-        async with self._store._send(
+        async with await self._store._send(
             "PUT",
             self._address,
             self._key,
@@ -335,7 +321,7 @@ class _GcsUpload(Upload):
 
     async def abort(self) -> None:
         try:
-            async with self._store._send("DELETE", self._address, self._key, body=[]):
+            async with await self._store._send("DELETE", self._address, self._key, body=[]):
                 return
         except StoreError as error:
             # 499 is the answer to a cancelled upload; one that is gone needs no cancelling.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -23,7 +22,7 @@ from aiolit.store.http_semantics import (
 from aiolit.store.loop_bound import LoopBound
 from aiolit.store.options import check_key, reject_unknown, take_connection_options
 from aiolit.store.read_only import ReadOnly
-from aiolit.store.redirects import following
+from aiolit.store.redirects import follow
 from aiolit.store.transport import ConnectionOptions, Transport
 
 _ACCESS_HELP = (
@@ -76,31 +75,27 @@ class HttpStore(LoopBound[Transport], HttpReads, ReadOnly):
     def _address(self, key: str) -> str:
         return f"{self.url}/{quote(check_key(key, self.url), safe='/-_.~')}{self._query}"
 
-    @asynccontextmanager
     async def _send(
         self, method: str, key: str, headers: Mapping[str, str]
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        url = self.object_url(key)
-        async with following(
+    ) -> aiohttp.ClientResponse:
+        followed = await follow(
             await self._client(),
             method,
             self._address(key),
-            url=url,
+            url=self.object_url(key),
             headers=headers,
             private=self._private,
-        ) as followed:
-            yield followed.response
+        )
+        return followed.response
 
-    @asynccontextmanager
-    async def _get(
-        self, key: str, headers: Mapping[str, str], etag: str | None
-    ) -> AsyncIterator[Versioned]:
-        async with self._send("GET", key, {**headers, **if_match(etag)}) as response:
-            self._check(response, key)
-            yield Versioned(response, response.headers.get("ETag"))
+    async def _get(self, key: str, headers: Mapping[str, str], etag: str | None) -> Versioned:
+        response = await self._send("GET", key, {**headers, **if_match(etag)})
+        self._check(response, key)
+        return Versioned(response, response.headers.get("ETag"))
 
     def _check(self, response: aiohttp.ClientResponse, key: str) -> None:
         if response.status >= 300:
+            response.release()
             raise status_error(
                 response.status,
                 response.headers,
@@ -110,12 +105,12 @@ class HttpStore(LoopBound[Transport], HttpReads, ReadOnly):
             )
 
     async def head(self, key: str) -> ObjectInfo:
-        async with self._send("HEAD", key, {}) as response:
+        async with await self._send("HEAD", key, {}) as response:
             if response.status not in _NO_HEAD:
                 self._check(response, key)
                 return self._info(key, response, content_length(response.headers))
         # Addresses that are signed for GET refuse a HEAD.
-        async with self._send("GET", key, {"Range": range_header(0, 1)}) as response:
+        async with await self._send("GET", key, {"Range": range_header(0, 1)}) as response:
             if response.status == 416:
                 return self._info(key, response, 0)
             self._check(response, key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import aiohttp
@@ -25,10 +25,10 @@ class HttpReads(Store):
     """``read_into`` and ``stream`` by GET; a subclass says where to and who signs."""
 
     @abstractmethod
-    def _get(
-        self, key: str, headers: Mapping[str, str], etag: str | None
-    ) -> AbstractAsyncContextManager[Versioned]:
+    async def _get(self, key: str, headers: Mapping[str, str], etag: str | None) -> Versioned:
         """Open the answer to a GET, of version ``etag`` where the server can be told.
+
+        The caller leaves the answer by its ``async with`` block.
 
         Raises:
             StoreError: The answer's status is 300 or more.
@@ -50,7 +50,8 @@ class HttpReads(Store):
         if start == end:
             return etag
         url = self.object_url(key)
-        async with self._get(key, {"Range": range_header(start, end)}, etag) as (response, version):
+        response, version = await self._get(key, {"Range": range_header(start, end)}, etag)
+        async with response:
             check_version(etag, version, url=url)
             await receive(
                 response,
@@ -66,7 +67,8 @@ class HttpReads(Store):
     async def get_at_once(self, key: str) -> bytes:
         """Return a small object; see ``Store.get_at_once``."""
         url = self.object_url(key)
-        async with self._get(key, {}, None) as (response, _):
+        response, _ = await self._get(key, {}, None)
+        async with response:
             check_start(response.status, response.headers, 0, url=url)
             with network_errors(url):
                 return await response.read()
@@ -78,7 +80,8 @@ class HttpReads(Store):
         """Open the object from ``start`` to its end; see ``Store.stream``."""
         url = self.object_url(key)
         headers = {"Range": range_header(start, None)} if start else {}
-        async with self._get(key, headers, etag) as (response, version):
+        response, version = await self._get(key, headers, etag)
+        async with response:
             check_version(etag, version, url=url)
             check_start(response.status, response.headers, start, url=url)
             yield ResponseStream(response, version, url)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -26,7 +25,7 @@ from aiolit.store.hub_url import parse_hub_url
 from aiolit.store.loop_bound import LoopBound
 from aiolit.store.options import check_key, reject_unknown, take_connection_options
 from aiolit.store.read_only import ReadOnly
-from aiolit.store.redirects import following
+from aiolit.store.redirects import follow
 from aiolit.store.threads import run_in_thread
 from aiolit.store.transport import ConnectionOptions, Transport, json_body
 
@@ -135,7 +134,7 @@ class HuggingFaceStore(LoopBound[_HubClient], HttpReads, ReadOnly):
 
     async def head(self, key: str) -> ObjectInfo:
         client, url = await self._client(), self.object_url(key)
-        async with following(
+        followed = await follow(
             client.transport,
             "HEAD",
             self._address(key),
@@ -144,7 +143,8 @@ class HuggingFaceStore(LoopBound[_HubClient], HttpReads, ReadOnly):
             private=client.private,
             # This redirect, to the bytes' host, says itself what the file is.
             until="X-Linked-Size",
-        ) as followed:
+        )
+        async with followed.response:
             headers = followed.response.headers
             linked = headers.get("X-Linked-Size", "")
             if followed.response.status >= 300 and not linked:
@@ -154,36 +154,35 @@ class HuggingFaceStore(LoopBound[_HubClient], HttpReads, ReadOnly):
                 raise StoreError(f"{url}: the Hub does not say its size", url=url)
             return ObjectInfo(key, size, _etag((headers,)), None)
 
-    @asynccontextmanager
-    async def _get(
-        self, key: str, headers: Mapping[str, str], etag: str | None
-    ) -> AsyncIterator[Versioned]:
+    async def _get(self, key: str, headers: Mapping[str, str], etag: str | None) -> Versioned:
         client, url = await self._client(), self.object_url(key)
         place = client.places.get(key)
         if place is not None and place.until_s > asyncio.get_running_loop().time():
-            async with client.transport.request(
+            response = await client.transport.request(
                 "GET", place.address, url=url, headers=headers
-            ) as response:
-                if response.status < 300:
-                    yield Versioned(response, place.etag)
-                    return
-                if response.status not in _GONE:
-                    raise self._error(response, key)
+            )
+            if response.status < 300:
+                return Versioned(response, place.etag)
+            response.release()
+            if response.status not in _GONE:
+                raise self._error(response, key)
             client.places.pop(key, None)  # run out before its time
-        async with following(
+        followed = await follow(
             client.transport,
             "GET",
             self._address(key),
             url=url,
             headers=headers,
             private=client.private,
-        ) as followed:
-            if followed.response.status >= 300:
-                raise self._error(followed.response, key)
-            version = _etag((*followed.passed, followed.response.headers))
-            if URL(followed.address).origin() != URL(self._hub()).origin():
-                client.remember(key, followed.address, version)
-            yield Versioned(followed.response, version)
+        )
+        response = followed.response
+        if response.status >= 300:
+            response.release()
+            raise self._error(response, key)
+        version = _etag((*followed.passed, response.headers))
+        if URL(followed.address).origin() != URL(self._hub()).origin():
+            client.remember(key, followed.address, version)
+        return Versioned(response, version)
 
     def _error(self, response: aiohttp.ClientResponse, key: str) -> StoreError:
         where, url, code = self._where, self.object_url(key), response.headers.get("X-Error-Code")
@@ -222,10 +221,10 @@ class HuggingFaceStore(LoopBound[_HubClient], HttpReads, ReadOnly):
             f"{'/' + quote(folder, safe='/-_.~') if folder else ''}?recursive=true"
         )
         while address:
-            async with following(
+            followed = await follow(
                 client.transport, "GET", address, url=url, headers={}, private=client.private
-            ) as followed:
-                response = followed.response
+            )
+            async with followed.response as response:
                 if response.headers.get("X-Error-Code") == "EntryNotFound":
                     return  # no such folder: nothing begins with this prefix
                 if response.status >= 300:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import aiohttp
@@ -31,8 +30,7 @@ class Followed:
     passed: tuple[Mapping[str, str], ...]
 
 
-@asynccontextmanager
-async def following(
+async def follow(
     transport: Transport,
     method: str,
     address: str,
@@ -41,8 +39,10 @@ async def following(
     headers: Mapping[str, str],
     private: Mapping[str, str],
     until: str = "",
-) -> AsyncIterator[Followed]:
+) -> Followed:
     """Send a request and open the answer of whoever gives one, whatever its status.
+
+    The caller leaves the answer by its ``async with`` block.
 
     Args:
         transport: Sends it.
@@ -61,13 +61,13 @@ async def following(
     passed: list[Mapping[str, str]] = []
     for _ in range(_MAX_REDIRECTS + 1):
         sent = {**headers, **private} if here.origin() == origin else headers
-        async with transport.request(method, str(here), url=url, headers=sent) as response:
-            location = response.headers.get("Location")
-            final = response.status not in _REDIRECTS or until in response.headers
-            if final or location is None:
-                yield Followed(response, str(here), tuple(passed))
-                return
-            passed.append(response.headers)
+        response = await transport.request(method, str(here), url=url, headers=sent)
+        location = response.headers.get("Location")
+        final = response.status not in _REDIRECTS or until in response.headers
+        if final or location is None:
+            return Followed(response, str(here), tuple(passed))
+        response.release()
+        passed.append(response.headers)
         there = here.join(URL(location, encoded=True))
         if here.scheme == "https" and there.scheme != "https":
             raise StoreError(f"{url}: the server redirects from https to {there.scheme}", url=url)

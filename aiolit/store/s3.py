@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -72,7 +71,6 @@ class S3Store(LoopBound[S3Client], HttpReads):
                 await client.aclose()
                 raise
 
-    @asynccontextmanager
     async def _request(
         self,
         method: str,
@@ -81,20 +79,19 @@ class S3Store(LoopBound[S3Client], HttpReads):
         query: str = "",
         headers: Mapping[str, str] | None = None,
         body: list[memoryview] | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> aiohttp.ClientResponse:
         client = await self._client()
-        async with client.request(
+        return await client.request(
             method,
             "" if key is None else self._prefix + key,
             url=self.object_url(key or ""),
             query=query,
             headers=headers,
             body=body,
-        ) as response:
-            yield response
+        )
 
     async def head(self, key: str) -> ObjectInfo:
-        async with self._request("HEAD", key) as response:
+        async with await self._request("HEAD", key) as response:
             headers = response.headers
             size = content_length(headers)
             if size is None:
@@ -102,19 +99,16 @@ class S3Store(LoopBound[S3Client], HttpReads):
                 raise StoreError(f"{url}: the server does not say its size", url=url)
             return ObjectInfo(key, size, headers.get("ETag"), modified(headers))
 
-    @asynccontextmanager
-    async def _get(
-        self, key: str, headers: Mapping[str, str], etag: str | None
-    ) -> AsyncIterator[Versioned]:
-        async with self._request("GET", key, headers={**headers, **if_match(etag)}) as response:
-            yield Versioned(response, response.headers.get("ETag"))
+    async def _get(self, key: str, headers: Mapping[str, str], etag: str | None) -> Versioned:
+        response = await self._request("GET", key, headers={**headers, **if_match(etag)})
+        return Versioned(response, response.headers.get("ETag"))
 
     async def list(self, prefix: str = "", *, after: str = "") -> AsyncGenerator[ObjectInfo, None]:
         url, token = self.object_url(prefix), ""
         start = f"{self._prefix}{after}" if after else ""
         while True:
             query = listing_query(prefix=self._prefix + prefix, after=start, token=token)
-            async with self._request("GET", None, query=query) as response:
+            async with await self._request("GET", None, query=query) as response:
                 with network_errors(url):
                     text = await response.read()
             found, token = parse_listing(text, url=url)
@@ -129,7 +123,7 @@ class S3Store(LoopBound[S3Client], HttpReads):
     async def put(self, key: str, data: Data, *, if_absent: bool = False) -> None:
         headers = {"If-None-Match": "*"} if if_absent else {}
         try:
-            async with self._request("PUT", key, headers=headers, body=buffers(data)):
+            async with await self._request("PUT", key, headers=headers, body=buffers(data)):
                 return
         except ObjectChangedError as error:
             url = self.object_url(key)
@@ -153,7 +147,7 @@ class S3Store(LoopBound[S3Client], HttpReads):
             )
 
     async def delete(self, key: str) -> None:
-        async with self._request("DELETE", key):
+        async with await self._request("DELETE", key):
             return
 
 
@@ -169,7 +163,9 @@ class _S3Upload(Upload):
     async def put_part(self, number: int, data: memoryview) -> None:
         # Sorted by name, as the signature needs.
         query = f"partNumber={number + 1}&uploadId={quote(self._upload_id, safe='-_.~')}"
-        async with self._store._request("PUT", self._key, query=query, body=[data]) as response:
+        async with await self._store._request(
+            "PUT", self._key, query=query, body=[data]
+        ) as response:
             self._parts[number] = response.headers["ETag"], len(data)
 
     async def complete(self) -> None:

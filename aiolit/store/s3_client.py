@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from functools import cache
 from hashlib import sha256
 from typing import Any
@@ -23,9 +23,10 @@ from aiolit.store.s3_errors import client_errors, response_error
 from aiolit.store.s3_options import S3Options
 from aiolit.store.sigv4 import sign
 from aiolit.store.threads import run_in_thread
-from aiolit.store.transport import Transport, error_body, network_errors
+from aiolit.store.transport import Transport, error_body
 
 _HASH_HERE_NBYTES = 1 << 16
+_NO_PAYLOAD = sha256().hexdigest()
 
 FindEndpoint = Callable[[str, str | None, S3Options, AioSession], Endpoint | None]
 
@@ -135,7 +136,6 @@ class S3Client:
         signing_region = schemes[0].get("signingRegion") or client.meta.region_name
         return Endpoint(found.url.rstrip("/"), signing_region)
 
-    @asynccontextmanager
     async def request(
         self,
         method: str,
@@ -145,8 +145,8 @@ class S3Client:
         query: str = "",
         headers: Mapping[str, str] | None = None,
         body: list[memoryview] | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a signed request and open its answer.
+    ) -> aiohttp.ClientResponse:
+        """Send a signed request and open its answer, which the caller leaves by its block.
 
         A bucket that lies in another region is followed there, once.
 
@@ -161,7 +161,7 @@ class S3Client:
         Raises:
             StoreError: The answer's status is 300 or more.
         """
-        payload = await _payload_hash(body or [])
+        payload = _NO_PAYLOAD if body is None else await _payload_hash(body)
         for last in (False, True):
             endpoint = self.endpoint
             address = endpoint.address
@@ -170,18 +170,17 @@ class S3Client:
             if query:
                 address += f"?{query}"
             signed = await self._sign(method, address, headers or {}, payload, endpoint.region)
-            async with self._transport.request(
+            response = await self._transport.request(
                 method, address, url=url, headers=signed, body=body
-            ) as response:
-                if response.status < 300:
-                    yield response
-                    return
-                with network_errors(url):
-                    text = await error_body(response)
-                error, region = response_error(response.status, response.headers, text, url=url)
+            )
+            if response.status < 300:
+                return response
+            text = await error_body(response, url)
+            error, region = response_error(response.status, response.headers, text, url=url)
             if last or region is None or region == endpoint.region:
                 raise error
             await self._move(region, endpoint, error)
+        raise AssertionError("the second answer is returned or raised")
 
     async def _sign(
         self,

@@ -6,8 +6,8 @@ import asyncio
 import json
 import ssl
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,12 +78,12 @@ class Transport:
         self._stall_timeout_s = options.stall_timeout_s
         # aiohttp's own trust_env also sends passwords of ~/.netrc along.
         self._proxies = urllib.request.getproxies()
+        self._proxy_of: dict[tuple[str, str | None], str | None] = {}
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._session.close()
 
-    @asynccontextmanager
     async def request(
         self,
         method: str,
@@ -92,10 +92,12 @@ class Transport:
         url: str,
         headers: Mapping[str, str],
         body: list[memoryview] | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> aiohttp.ClientResponse:
         """Send a request and open its answer, whatever its status; no redirect is followed.
 
-        Leaving the block with body left to read drops the connection.
+        The answer is an ``async with`` block of the caller's: leaving it with body left to read
+        drops the connection. (Each store hands it on as it is. Context managers within context
+        managers, one a layer, were a tenth of a small read.)
 
         Args:
             method: The verb.
@@ -111,21 +113,22 @@ class Transport:
         """
         target = URL(address, encoded=True)
         with network_errors(url):
-            async with self._session.request(
+            return await self._session.request(
                 method,
                 target,
                 headers=headers,
                 data=None if body is None else _Body(body, self._stall_timeout_s),
                 allow_redirects=False,
-                proxy=self._proxy(target),
-            ) as response:
-                yield response
+                proxy=self._proxy(target) if self._proxies else None,
+            )
 
     def _proxy(self, target: URL) -> str | None:
-        proxy = self._proxies.get(target.scheme)
-        if proxy is None or (target.host and urllib.request.proxy_bypass(target.host)):
-            return None
-        return proxy
+        origin = target.scheme, target.host
+        if origin not in self._proxy_of:  # to look up who needs none takes as long as a request
+            proxy = self._proxies.get(target.scheme)
+            bypassed = target.host and urllib.request.proxy_bypass(target.host)
+            self._proxy_of[origin] = None if bypassed else proxy
+        return self._proxy_of[origin]
 
 
 async def receive(
@@ -148,17 +151,20 @@ async def receive(
     check_partial(response.status, response.headers, start, start + wanted, url=url)
     if on_etag is not None:
         on_etag(version)
-    done = 0
-    while done < wanted:
-        # Piece by piece as they came: readany() would join them, which is one more copy.
-        piece, _ = await response.content.readchunk()
-        if not piece and response.content.at_eof():
-            raise ShortBodyError(f"{url}: the body ended after {done} of {wanted} bytes", url=url)
-        count = min(len(piece), wanted - done)
-        out[done : done + count] = piece if count == len(piece) else piece[:count]
-        done += count
-        if on_progress is not None:
-            on_progress(count)
+    done, content = 0, response.content
+    with network_errors(url):
+        while done < wanted:
+            # Piece by piece as they came: readany() would join them, which is one more copy.
+            piece, _ = await content.readchunk()
+            if not piece and content.at_eof():
+                raise ShortBodyError(
+                    f"{url}: the body ended after {done} of {wanted} bytes", url=url
+                )
+            count = min(len(piece), wanted - done)
+            out[done : done + count] = piece if count == len(piece) else piece[:count]
+            done += count
+            if on_progress is not None:
+                on_progress(count)
 
 
 class ResponseStream(ByteStream):
@@ -177,14 +183,16 @@ class ResponseStream(ByteStream):
         return piece
 
 
-async def error_body(response: aiohttp.ClientResponse) -> str:
-    """Return the text of a refusing answer, or its beginning."""
+async def error_body(response: aiohttp.ClientResponse, url: str) -> str:
+    """Return the text of a refusing answer, or its beginning, and let the answer go."""
     pieces: list[bytes] = []
-    while sum(map(len, pieces)) < _ERROR_BODY_NBYTES:
-        piece = await response.content.read(_ERROR_BODY_NBYTES)
-        if not piece:
-            break
-        pieces.append(piece)
+    with network_errors(url):
+        async with response:
+            while sum(map(len, pieces)) < _ERROR_BODY_NBYTES:
+                piece = await response.content.read(_ERROR_BODY_NBYTES)
+                if not piece:
+                    break
+                pieces.append(piece)
     return b"".join(pieces).decode("utf-8", "replace")
 
 
