@@ -206,10 +206,14 @@ class FileFetcher:
 
     async def file(self, key: str, size: int) -> bytes:
         """Return the bytes of a file, all of them, also where it is no longer of that size."""
-        async with self._in_flight.reserve(min(size, _IN_FLIGHT_BYTES)):
+        nbytes = min(size, _IN_FLIGHT_BYTES)
+        await self._in_flight.acquire(nbytes)
+        try:
             if self._cache is None or not size:
                 return await self._fetch(key, size)
             return await self._cached(self._cache, key, size)
+        finally:
+            self._in_flight.release(nbytes)
 
     async def aclose(self) -> None:
         """Close the store's connections on the running loop."""
