@@ -48,6 +48,7 @@ CONTENDERS: Mapping[str, Contender] = {
         _limit("bare GETs with aiohttp, uvloop", "uvloop"),
         Contender(label="bare GETs with obstore", name="obstore", peer="obstore"),
         Contender(label="aiolit", name="aiolit"),
+        Contender(label="aiolit, in memory", name="aiolit", mode="memory"),
         Contender(label="aiolit, together", name="aiolit", mode="together"),
         Contender(label="aiolit's store layer", name="aiolit"),
         Contender(label="litdata", name="litdata", peer="litdata-0.2.76"),
@@ -117,7 +118,7 @@ def _reading() -> tuple[Row, ...]:
             title="JPEG bytes, S3, nothing cached, 2 workers",
             kind="jpegs",
             remote=True,
-            contenders=("limit", "bare GETs", *_PEERS, "litdata, ahead"),
+            contenders=("limit", "bare GETs", "aiolit, in memory", *_PEERS, "litdata, ahead"),
             job={"num_workers": 2},
         ),
         Row(
@@ -125,7 +126,7 @@ def _reading() -> tuple[Row, ...]:
             title="JPEG bytes, S3, nothing cached, 0 workers",
             kind="jpegs",
             remote=True,
-            contenders=("limit", "bare GETs", *_PEERS, "litdata, ahead"),
+            contenders=("limit", "bare GETs", "aiolit, in memory", *_PEERS, "litdata, ahead"),
         ),
         Row(
             name="raw-s3-2w",

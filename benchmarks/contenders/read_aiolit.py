@@ -20,6 +20,7 @@ def dataset(job: Job) -> StreamingDataset:
     return StreamingDataset(
         job.data,
         cache_dir=job.cache if job.remote else None,
+        cache="memory" if job.mode == "memory" else "disk",
         storage_options=job.storage_options if job.remote else None,
         shuffle=True,
         drop_last=False,
