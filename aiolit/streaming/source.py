@@ -210,6 +210,10 @@ class ChunkSource:
                 mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
         except FileNotFoundError:
             raise ChunkFormatError(f"{path} is missing, although {self.label} lists it") from None
+        except OSError as error:
+            raise ChunkFormatError(
+                f"{path}, which {self.label} lists, cannot be read: {error.strerror}"
+            ) from error
         self.stats.chunks += 1
         return Held(self._bound.open(memoryview(mapped), self.index.chunks[chunk], str(path)))
 
@@ -267,7 +271,9 @@ class ChunkSource:
         if not is_whole_compressed(chunk, config):
             return folder / stored_name(chunk, config)
         plain = folder / plain_name(chunk, config)
-        return plain if plain.exists() and not (folder / chunk.filename).exists() else None
+        # os.path.exists, because Path's raises for names that are too long.
+        there = os.path.exists(plain) and not os.path.exists(folder / chunk.filename)
+        return plain if there else None
 
     def hand_over(self, store: Store, portal: Portal) -> None:
         """Take over a store whose connections are open on a portal's loop."""
