@@ -51,6 +51,23 @@ class Bomb:
         return os.mkdir, (self.path,)
 
 
+def make_mds_pickle(folder: Path, item: bytes) -> None:
+    """Make a data set of one MDS shard with one pickled sample."""
+    sample = len(item).to_bytes(4, "little") + item
+    data = b"".join(n.to_bytes(4, "little") for n in (1, 12, 12 + len(sample))) + sample
+    (folder / "shard.mds").write_bytes(data)
+    shard = {
+        "column_encodings": ["pkl"],
+        "column_names": ["x"],
+        "column_sizes": [None],
+        "compression": None,
+        "raw_data": {"basename": "shard.mds", "bytes": len(data)},
+        "samples": 1,
+        "zip_data": None,
+    }
+    (folder / "index.json").write_text(json.dumps({"version": 2, "shards": [shard]}))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     samples = [{"n": n, "x": bytes([n]) * 500} for n in range(COUNT)]
@@ -300,10 +317,15 @@ def test_a_decompression_bomb(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10  # KiB
 
 
-async def test_pickles_of_others_are_not_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("leaf", ["pickle", "graph:pickle", "graph", "mds"])
+async def test_pickles_of_others_are_not_loaded(tmp_path: Path, leaf: str) -> None:
     mark = tmp_path / "ran"
-    with pytest.warns(UserWarning, match="pickle"):
-        folder = write_dataset(tmp_path / "data", [{"x": Bomb(str(mark))}], chunk_size=1)
+    pickled = pickle.dumps(Bomb(str(mark)))
+    folder = write_dataset(tmp_path / "data", [{"x": pickled}], chunk_size=1)
+    if leaf == "mds":
+        make_mds_pickle(folder, pickled)
+    else:
+        change(folder, lambda index: index["config"].update(data_format=[leaf]))
     async with FaultyServer() as server:
         for path in folder.iterdir():
             server.objects[f"/data/{path.name}"] = path.read_bytes()
@@ -370,6 +392,25 @@ def test_a_link_in_the_place_of_the_data_sets_folder(folder: Path, tmp_path: Pat
     namespace.symlink_to(elsewhere)
     with pytest.raises(CacheError, match="symbolic link"):
         list(StreamingDataset(f"local:{folder}", cache))
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["file", "folder"])
+def test_links_in_the_place_of_a_list_of_files(tmp_path: Path, where: str) -> None:
+    """The data set is listed, and nothing is read or written through the link."""
+    data, cache, elsewhere = tmp_path / "data", tmp_path / "cache", tmp_path / "elsewhere"
+    data.mkdir()
+    elsewhere.mkdir()
+    (data / "a").write_bytes(b"1")
+    assert StreamingRawDataset(str(data), cache)[0] == b"1"
+    (copy,) = cache.glob("*/index.json.zstd")
+    if where == "file":
+        copy.unlink()
+        copy.symlink_to("/dev/zero")
+    else:
+        shutil.rmtree(copy.parent)
+        copy.parent.symlink_to(elsewhere)
+    assert StreamingRawDataset(str(data), cache)[0] == b"1"
     assert list(elsewhere.iterdir()) == []
 
 
