@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hashlib
 import logging
 import mmap
 import os
@@ -34,6 +35,8 @@ _log = logging.getLogger(__name__)
 _MOST_TRUSTED = 1 << 16  # files whose check is remembered
 _PART = ".part"
 _ESCAPED = "%2Epart"
+_LONGEST = 200  # bytes of a name; file systems have 255, with what is put behind it
+_EXTENT = re.compile(r"\.\d{1,16}-\d{1,16}$")  # behind the name of a chunk: the items of a part
 Identity = tuple[int, int, int, int]
 
 
@@ -222,7 +225,7 @@ class ChunkCache:
 
     def _key(self, name: str) -> str:
         """Name a file in the ledger and in the folder, which has no folders within."""
-        flat = name.replace("%", "%25").replace("/", "%2F")
+        flat = _short(name.replace("%", "%25").replace("/", "%2F"))
         if flat.endswith(_PART):
             flat = flat.removesuffix(_PART) + _ESCAPED
         return f"{self._namespace}/{flat}"
@@ -461,3 +464,12 @@ def _mapped(path: Path, nbytes: int, access: int) -> memoryview:
         return memoryview(mmap.mmap(fd, nbytes, access=access))
     finally:
         os.close(fd)
+
+
+def _short(name: str) -> str:
+    """Return a name that a folder can hold; parts of a chunk are still known by their chunk's."""
+    extent = _EXTENT.search(name)
+    stem = name if extent is None else name[: extent.start()]
+    if len(os.fsencode(stem)) <= _LONGEST:
+        return name
+    return hashlib.sha256(os.fsencode(stem)).hexdigest() + name[len(stem) :]

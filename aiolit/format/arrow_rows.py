@@ -13,6 +13,8 @@ from aiolit.format.views import ChunkView
 ARROW_MAGIC = b"LDARW01\0"
 _TAIL = 12
 _FILE_MAGIC = b"ARROW1"
+# Rows that take more memory than this, and a thousand times their bytes, are a bomb.
+_FREE_BYTES, _MOST_GROWTH = 512 << 20, 1000
 
 
 def find_rows(data: memoryview, end: int, source: str) -> memoryview | None:
@@ -93,7 +95,8 @@ def _read_table(blob: memoryview, source: str) -> Any:
     try:
         buffer = pa.py_buffer(blob)
         is_file = blob[: len(_FILE_MAGIC)] == _FILE_MAGIC
-        table = (ipc.open_file if is_file else ipc.open_stream)(buffer).read_all()
+        with (ipc.open_file if is_file else ipc.open_stream)(buffer) as reader:
+            table = pa.Table.from_batches(_batches(reader, is_file, len(blob)), reader.schema)
         # Arrow trusts the offsets inside a table; unchecked ones could read outside of it.
         table.validate(full=True)
         for column in table.schema:
@@ -101,6 +104,29 @@ def _read_table(blob: memoryview, source: str) -> Any:
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise ChunkFormatError(f"{source}: damaged Arrow data: {error}") from error
     return table
+
+
+def _batches(reader: Any, is_file: bool, nbytes: int) -> list[Any]:
+    """Read the record batches one by one, so that what they inflate to is seen before all is."""
+    found: list[Any] = []
+    held = 0
+    numbers = range(reader.num_record_batches) if is_file else None
+    for batch in reader if numbers is None else map(reader.get_batch, numbers):
+        held += batch.nbytes + 8 * sum(_values(column) for column in batch.columns)
+        if held > max(_FREE_BYTES, _MOST_GROWTH * nbytes):
+            raise ValueError(f"its {nbytes} bytes say that they hold more than {held}")
+        found.append(batch)
+    return found
+
+
+def _values(array: Any) -> int:
+    """Count the values that rows will have as Python objects; some take no bytes in Arrow."""
+    if hasattr(array, "values") and hasattr(array, "offsets"):
+        return _values(array.values)
+    fields = getattr(array.type, "num_fields", 0)
+    if fields and hasattr(array, "field"):
+        return sum(_values(array.field(number)) for number in range(fields))
+    return len(array)
 
 
 def _check_type(kind: Any, name: str, types: Any, source: str) -> None:

@@ -30,13 +30,17 @@ DEFAULT_BATCH = 256
 
 _HEAD = struct.Struct("<8sHHIII")
 _GROWTH = 32768  # a zstd block of 128 KiB takes at least 4 bytes
+# What a chunk's inflated frames may take together: of data as it is, all of them.
+_KEPT_BYTES, _KEPT_GROWTH = 64 << 20, 16
 _FRAME = np.dtype(
     [("first", "<u4"), ("count", "<u4"), ("at", "<u8"), ("packed", "<u4"), ("size", "<u4")]
 )
 
 
 class FramedView(ChunkView):
-    """A framed chunk; each frame is inflated at most once, when first touched, and kept.
+    """A framed chunk; a frame is inflated when it is touched, and kept.
+
+    Where the frames take much more than the file, those inflated first make room for others.
 
     Behind the last frame of a chunk that aiolit wrote lie checksums: a CRC-32 for each frame as
     stored, then the trailer that classic chunks have.
@@ -57,6 +61,7 @@ class FramedView(ChunkView):
         self.data = data
         self.per_frame, self._offsets, self._table = _parse(data, chunk, source)
         self._frames: dict[int, memoryview] = {}
+        self._most = _KEPT_BYTES + _KEPT_GROWTH * len(data)
         self._crcs = self._open_checks(chunk) if verify else None
 
     def item(self, index: int) -> memoryview:
@@ -65,9 +70,21 @@ class FramedView(ChunkView):
         number = place // self.per_frame
         frame = self._frames.get(number)
         if frame is None:
-            frame = self._frames[number] = self._inflate(number)
+            frame = self._inflate(number)
+            self._keep(number, frame)
         start = self._offsets[number * self.per_frame]
         return frame[self._offsets[place] - start : self._offsets[place + 1] - start]
+
+    def _keep(self, number: int, frame: memoryview) -> None:
+        # Threads share it without a lock: each step on the dict is one operation of Python's.
+        self._frames[number] = frame
+        kept = list(self._frames.items())
+        held = sum(len(one) for _, one in kept)
+        for first, one in kept[:-1]:
+            if held <= self._most:
+                break
+            self._frames.pop(first, None)
+            held -= len(one)
 
     def _inflate(self, number: int) -> memoryview:
         row = self._table[number]

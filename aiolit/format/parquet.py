@@ -34,6 +34,9 @@ TAIL_NBYTES = 64 << 10  # most footers are smaller
 _MAGIC = b"PAR1"
 _LEAST_TAIL = 4 << 10
 _DECODED_BYTES = 1 << 30
+# Row groups whose numbers take more memory than this, and a thousand times their bytes, are a bomb.
+_FREE_BYTES, _MOST_GROWTH = 2 << 30, 1000
+_WIDTHS = {"BOOLEAN": 0.125, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8}
 _OLD_WRITER_SLACK = 100  # early versions of parquet-mr wrote lengths without a page's header
 
 Extents = Sequence[tuple[int, memoryview]]  # file offsets, and the bytes there
@@ -354,9 +357,10 @@ class ParquetFooter:
         """Decode a row group's columns to an Arrow table.
 
         Raises:
-            ChunkFormatError: Its bytes are damaged.
+            ChunkFormatError: Its bytes are damaged, or say that they hold what they cannot.
         """
         arrow, parquet = _pyarrow()
+        self._check_growth(group)
         source: Any = arrow.PythonFile(SparseFile(self._nbytes, extents), mode="r")
         if len(extents) == 1 and len(extents[0][1]) == self._nbytes:
             source = arrow.BufferReader(arrow.py_buffer(extents[0][1]))
@@ -370,6 +374,23 @@ class ParquetFooter:
                     f"{self.rows[group]}"
                 )
             return table if self._columns is None else table.select(self._columns)
+
+    def _check_growth(self, group: int) -> None:
+        """Refuse a row group with so many values in so few bytes that it can only be a bomb."""
+        stored, least = 0, 0.0
+        with _clear_errors(self.source):
+            row_group = self._metadata.row_group(group)
+            for number in range(row_group.num_columns):
+                column = row_group.column(number)
+                if self._is_read(column.path_in_schema):
+                    stored += max(column.total_compressed_size, 0)
+                    # Of texts and bytes, at least their ends.
+                    least += column.num_values * _WIDTHS.get(column.physical_type, 4)
+        if least > max(_FREE_BYTES, _MOST_GROWTH * stored):
+            raise ChunkFormatError(
+                f"{self.source}: row group {group} has {stored} bytes and says that its values "
+                f"take {round(least)}"
+            )
 
     def _is_read(self, path: str) -> bool:
         if self._columns is None:

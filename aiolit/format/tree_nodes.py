@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -134,8 +135,8 @@ def _load_defaultdict(stored: Any, count: int) -> tuple[Any, tuple[Any, ...]]:
 
 def _load_maxlen(stored: Any, count: int) -> int | None:
     maxlen = _loaded(stored)
-    if maxlen is not None and (type(maxlen) is not int or maxlen < count):
-        raise ValueError(f"maxlen must be null or at least {count}")
+    if maxlen is not None and (type(maxlen) is not int or not count <= maxlen <= sys.maxsize):
+        raise ValueError(f"maxlen must be null or a length of at least {count}")
     return maxlen
 
 

@@ -20,6 +20,11 @@ from aiolit.plan.runs import Ints, Runs
 # single-sample runs does not pay for a window per sample.
 _PLAIN_WINDOW = 256
 
+# An index may declare more samples than there are, so what a plan takes must not grow with them.
+# Writing out a window takes some fifty bytes a sample, and planning it about a kilobyte.
+_MOST_MIXED = 1 << 21  # samples in a default window
+_MOST_WINDOWS = 1 << 14  # of a lane, unless its runs are as many
+
 # Which permutation a key belongs to, so that no two uses of one seed are correlated.
 _CHUNK_ORDER, _WINDOW_ORDER = 1, 2
 
@@ -160,10 +165,12 @@ def window_bounds(runs: Runs, options: OrderOptions) -> tuple[int, ...]:
     """Cut a lane into windows of about ``options.window`` samples.
 
     Shuffled: a bound is moved to the end of a run where one is near, so that a chunk is mixed, and
-    kept, in one window. Not shuffled: a window is the next runs, whole.
+    kept, in one window. Not shuffled: a window is the next runs, whole. Windows of a long lane are
+    larger than asked for, at least a 16,384th of it.
     """
     total, bounds = len(runs), [0]
     target = max(1, options.window if options.shuffle else min(options.window, _PLAIN_WINDOW))
+    target = max(target, total // _MOST_WINDOWS)
     while bounds[-1] < total:
         size = max(1, target >> max(0, options.ramp - len(bounds) + 1))
         wanted = min(bounds[-1] + size, total)
@@ -193,9 +200,11 @@ def epoch_pool(segments: Runs, options: OrderOptions, epoch: int) -> Pool:
 def default_window(samples: Ints, nbytes: Ints, budget: int = 256 << 20) -> int:
     """Return how many samples a shuffle window holds unless the user says: about eight chunks.
 
-    Fewer where eight are more than ``budget`` bytes, but never less than two chunks of mean size.
+    Fewer where eight are more than ``budget`` bytes, but never less than two chunks of mean size,
+    unless those have more than two million samples.
     """
     chunks, total = max(1, len(samples)), int(samples.sum())
     per_chunk = max(1.0, total / chunks)
     per_sample = max(1.0, float(nbytes.sum()) / max(1, total))
-    return max(1, round(max(min(8 * per_chunk, budget / per_sample), 2 * per_chunk)))
+    wanted = max(min(8 * per_chunk, budget / per_sample), 2 * per_chunk)
+    return max(1, round(min(wanted, _MOST_MIXED)))

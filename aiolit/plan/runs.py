@@ -91,12 +91,17 @@ class Runs:
         start[0] += lo - before
         return Runs(chunk, start, stop)
 
-    def expand(self) -> tuple[Ints, Ints]:
-        """Write every sample out: ``(run number, sample index in the chunk)``, one entry each."""
-        lengths = self.stop - self.start
+    def expand(self, lo: int = 0, hi: int | None = None) -> tuple[Ints, Ints]:
+        """Write the samples at positions ``[lo, hi)`` out, by default all of them.
+
+        Returns:
+            The number of its run, and its index in the chunk: one entry of each for each sample.
+        """
+        part = self.slice(lo, len(self) if hi is None else hi)
+        lengths = part.stop - part.start
         run = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
-        sample = np.arange(len(self), dtype=np.int64) - (self.ends - lengths - self.start)[run]
-        return run, sample
+        sample = np.arange(len(part), dtype=np.int64) - (part.ends - lengths - part.start)[run]
+        return run + int(np.searchsorted(self.ends, lo, side="right")), sample
 
     def positions_of(self, chunks: Sequence[int], samples: Sequence[int]) -> list[int]:
         """Return where in the list samples are; of one that is there more than once, one place."""

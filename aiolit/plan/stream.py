@@ -17,6 +17,10 @@ from aiolit.plan.runs import Ints, Runs
 # Fewer than one in so many samples of a range are wanted: they are fetched one by one.
 _SPARSE = 4
 
+# Samples of a window that is not permuted are written out so many at a time: a chunk may be said to
+# hold a billion samples, and whether that is true is known only once it is opened.
+_AT_ONCE = 1 << 16
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -106,7 +110,8 @@ class LaneStream:
         return self._cursors[lane].take(count)
 
     def window(self, lane: int) -> Taken:
-        """Return what is left of the window that a lane is read in, without taking it."""
+        """Return the next samples of the window that a lane is read in, without taking them: all
+        that are left of it where it is permuted, else some."""
         return self._cursors[lane].window()
 
     def _plan_windows(self) -> list[_Window]:
@@ -137,6 +142,8 @@ class _Cursor:
         self.left = sum(len(window.runs) - window.skip for window in windows)
         self._piece = self._sample = np.zeros(0, np.int64)
         self._held: range = range(0)
+        self._open: _Window | None = None  # of which samples are still to be written out,
+        self._at = 0  # from this position on
 
     def take(self, count: int) -> Taken:
         """Return the next ``count`` samples."""
@@ -146,13 +153,13 @@ class _Cursor:
         pieces, samples, finished = [], [], []
         while count:
             if not len(self._piece):
-                self._open_next()
+                self._write_out()
             pieces.append(self._piece[:count])
             samples.append(self._sample[:count])
             count -= len(pieces[-1])
             self._piece = self._piece[len(pieces[-1]) :]
             self._sample = self._sample[len(samples[-1]) :]
-            if not len(self._piece):
+            if not len(self._piece) and self._open is None:
                 finished.append(self._held)
         if len(pieces) == 1:
             return Taken(pieces[0], samples[0], finished)
@@ -160,22 +167,30 @@ class _Cursor:
         return Taken(np.concatenate(pieces or none), np.concatenate(samples or none), finished)
 
     def window(self) -> Taken:
-        """Return what is left of the open window."""
+        """Return the next samples of the open window, as far as they are written out."""
         return Taken(self._piece, self._sample, [])
 
-    def _open_next(self) -> None:
-        window = next(self._windows)
+    def _write_out(self) -> None:
+        """Write out the next window, or the next part of one that is read as it lies."""
+        window = self._open
+        if window is None:
+            window = next(self._windows)
+            self._held, self._at = window.pieces, window.skip
+        size = len(window.runs)
         order = self._lane.order(window.number)
-        if order is not None and window.runs.num_runs == 1:  # nothing to look up
-            piece = np.broadcast_to(window.piece, order.shape)
-            sample = order + window.runs.start[0]
-        else:
+        if order is not None:
+            wanted = order[self._at :]
+            if window.runs.num_runs == 1:  # nothing to look up
+                self._piece = np.broadcast_to(window.piece, wanted.shape)
+                self._sample = wanted + window.runs.start[0]
+                return
             run, sample = window.runs.expand()
-            piece = window.piece[run]
-            if order is not None:
-                piece, sample = piece[order], sample[order]
-        self._piece, self._sample = piece[window.skip :], sample[window.skip :]
-        self._held = window.pieces
+            self._piece, self._sample = window.piece[run[wanted]], sample[wanted]
+            return
+        stop = min(self._at + _AT_ONCE, size)
+        run, self._sample = window.runs.expand(self._at, stop)
+        self._piece, self._at = window.piece[run], stop
+        self._open = window if stop < size else None
 
 
 def _by_chunk(chunks: Ints) -> tuple[Ints, list[Ints]]:

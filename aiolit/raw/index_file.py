@@ -65,7 +65,7 @@ def parse_raw_index(data: bytes, *, root: str, source: str) -> RawIndex:
     created = top.values.get("created_at")
     return RawIndex(
         [file for file in files if file.path != prefix + INDEX_FILE],
-        float(created) if isinstance(created, int | float) else 0.0,
+        _seconds(created),
         _folders(top),
     )
 
@@ -94,9 +94,21 @@ def _file(fields: Fields, prefix: str) -> FileMetadata:
     key = path.removeprefix(prefix)
     if key == path or not key:
         fields.refuse("path", f"does not lie below {prefix}: {path[:200]!r}")
+    try:
+        # Names on a disk may be any bytes; those in a store are text.
+        key.encode(errors="strict" if "://" in prefix else "surrogateescape")
+    except UnicodeEncodeError:
+        fields.refuse("path", f"is no text: {path[:200]!a}")
     if "\0" in key or any(part in (".", "..") for part in key.split("/")):
         fields.refuse("path", f"leads out of the folder: {path[:200]!r}")
     return FileMetadata(path, fields.integer("size"))
+
+
+def _seconds(value: object) -> float:
+    try:
+        return float(value) if isinstance(value, int | float) else 0.0
+    except OverflowError:  # JSON integers have no limit
+        return 0.0
 
 
 def _folders(top: Fields) -> dict[str, int] | None:

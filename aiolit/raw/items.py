@@ -13,6 +13,8 @@ import numpy as np
 from aiolit.errors import ConfigError
 from aiolit.plan.runs import Ints
 
+_ANY_BYTES = "surrogateescape"  # as Python names files whose names are no UTF-8
+
 
 @dataclass(frozen=True, slots=True)
 class FileMetadata:
@@ -61,7 +63,7 @@ class ItemTable(Sequence[Item]):
         grouped: list[bool] = []
         for item in items:
             files = [item] if isinstance(item, FileMetadata) else _group(item)
-            keys += [self._key(file).encode() for file in files]
+            keys += [self._key(file).encode(errors=_ANY_BYTES) for file in files]
             sizes += [file.size for file in files]
             counts.append(len(files))
             grouped.append(not isinstance(item, FileMetadata))
@@ -100,7 +102,7 @@ class ItemTable(Sequence[Item]):
         """Return the keys and sizes of an item's files."""
         first, last = int(self._firsts[item]), int(self._firsts[item + 1])
         ends = self._ends[first : last + 1].tolist()
-        keys = [self._text[lo:hi].decode() for lo, hi in pairwise(ends)]
+        keys = [self._text[lo:hi].decode(errors=_ANY_BYTES) for lo, hi in pairwise(ends)]
         return list(zip(keys, self._sizes[first:last].tolist(), strict=True))
 
     def is_group(self, item: int) -> bool:

@@ -50,6 +50,7 @@ from aiolit.streaming.transforms import Transform, Transforming, checked_transfo
 from aiolit.units import parse_size
 
 _ALLOW_PICKLE = "AIOLIT_ALLOW_PICKLE"
+_LEAST_BYTES = 64  # of a sample in a window: so much its plan takes
 _RAMP = 2  # the first windows are a quarter and a half of the default size
 
 
@@ -102,8 +103,9 @@ class StreamingDataset(Transforming, Streamable):
             batch.
         item_shuffle_window: As ``shuffle_window`` in samples; LitData's name.
         shuffle_window: How many samples (an int) or bytes (``"512MB"``) are mixed with each other;
-            by default about eight chunks, at most 256 MiB of them but never less than two. The
-            first two windows of an epoch are then smaller, so that its first batch comes soon.
+            by default about eight chunks, at most 256 MiB of them but never less than two, and at
+            most two million samples. The first two windows of an epoch are then smaller, so that
+            its first batch comes soon.
         granularity: ``"chunk"`` lets ``subsample`` choose whole chunks instead of samples.
         cache: ``"memory"`` keeps fetched chunks in the memory of each process, at most 1 GiB or
             ``max_cache_size`` of them, and writes nothing.
@@ -443,7 +445,8 @@ def _window(window: int | str | None, source: ChunkSource) -> int:
         nbytes = source.nbytes[parts.chunk] * sizes // np.maximum(source.counts[parts.chunk], 1)
         return default_window(sizes, nbytes)
     if isinstance(window, str):
-        mean = max(1, int(source.nbytes.sum()) // max(1, int(source.counts.sum())))
+        mean = int(source.nbytes.sum()) // max(1, int(source.counts.sum()))
+        mean = max(mean, _LEAST_BYTES)
         try:
             return max(1, parse_size(window, name="shuffle_window") // mean)
         except ValueError as error:

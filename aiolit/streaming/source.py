@@ -20,7 +20,13 @@ import numpy as np
 from aiolit.cache.base import ChunkHolder
 from aiolit.cache.chunks import CacheConfig, ChunkCache
 from aiolit.cache.memory import MemoryCache
-from aiolit.errors import ChunkFormatError, ConfigError, DatasetNotFoundError, ObjectNotFoundError
+from aiolit.errors import (
+    ChunkFormatError,
+    ConfigError,
+    DatasetNotFoundError,
+    IndexFormatError,
+    ObjectNotFoundError,
+)
 from aiolit.format.chunk import range_readable
 from aiolit.format.dataset_info import Index, is_whole_compressed, plain_name, stored_name
 from aiolit.format.encryption_base import Encryption
@@ -44,6 +50,7 @@ INDEX = "index.json"
 _MEMORY_BYTES = 1 << 30  # the most a cache in memory holds
 _TURN_BYTES = 256 << 20  # chunks only read whole, that one list of single samples opens at once
 _OPEN_CHUNKS = 64  # mapped chunks kept open for random access
+_MOST_SAMPLES = 1 << 38  # the most that an epoch is planned of; no data set comes near it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,9 +99,8 @@ class ChunkSource:
         self.loader = options.item_loader or default_loader(self.index.config, source=self.label)
         self._namespace = namespace(location.url, raw_index)
         self._bound = self._bind()
-        chunks = self.index.chunks
-        self.counts: Ints = np.array([self._bound.num_samples(one) for one in chunks], np.int64)
-        self.nbytes: Ints = np.array([chunk.nbytes for chunk in chunks], np.int64)
+        self.counts: Ints = self._count_samples()
+        self.nbytes: Ints = np.array([chunk.nbytes for chunk in self.index.chunks], np.int64)
         self.firsts: Ints = np.cumsum(self.counts) - self.counts
         self.stats = Counters()
         self._pid = 0
@@ -113,6 +119,16 @@ class ChunkSource:
         return self.loader.bind(
             self.index, registry=registry, source=self.label, encryption=self.options.encryption
         )
+
+    def _count_samples(self) -> Ints:
+        counts = [self._bound.num_samples(chunk) for chunk in self.index.chunks]
+        if sum(counts) > _MOST_SAMPLES:
+            largest = self.index.chunks[counts.index(max(counts))].filename
+            raise IndexFormatError(
+                f"{self.label}: its chunks are said to hold {sum(counts)} samples together "
+                f"({max(counts)} in {largest}), and no more than {_MOST_SAMPLES} can be read"
+            )
+        return np.array(counts, np.int64)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -194,6 +210,10 @@ class ChunkSource:
                 mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
         except FileNotFoundError:
             raise ChunkFormatError(f"{path} is missing, although {self.label} lists it") from None
+        except OSError as error:
+            raise ChunkFormatError(
+                f"{path}, which {self.label} lists, cannot be read: {error.strerror}"
+            ) from error
         self.stats.chunks += 1
         return Held(self._bound.open(memoryview(mapped), self.index.chunks[chunk], str(path)))
 
@@ -251,7 +271,9 @@ class ChunkSource:
         if not is_whole_compressed(chunk, config):
             return folder / stored_name(chunk, config)
         plain = folder / plain_name(chunk, config)
-        return plain if plain.exists() and not (folder / chunk.filename).exists() else None
+        # os.path.exists, because Path's raises for names that are too long.
+        there = os.path.exists(plain) and not os.path.exists(folder / chunk.filename)
+        return plain if there else None
 
     def hand_over(self, store: Store, portal: Portal) -> None:
         """Take over a store whose connections are open on a portal's loop."""

@@ -37,6 +37,7 @@ from aiolit.testing.faulty_server import FaultyServer
 pytestmark = pytest.mark.keeps_open("sockets", "threads", reason="the process's portal")
 
 COUNT = 40
+LEAF: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
 Change = Callable[[dict[str, Any]], None]
 
 
@@ -48,6 +49,23 @@ class Bomb:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (self.path,)
+
+
+def make_mds_pickle(folder: Path, item: bytes) -> None:
+    """Make a data set of one MDS shard with one pickled sample."""
+    sample = len(item).to_bytes(4, "little") + item
+    data = b"".join(n.to_bytes(4, "little") for n in (1, 12, 12 + len(sample))) + sample
+    (folder / "shard.mds").write_bytes(data)
+    shard = {
+        "column_encodings": ["pkl"],
+        "column_names": ["x"],
+        "column_sizes": [None],
+        "compression": None,
+        "raw_data": {"basename": "shard.mds", "bytes": len(data)},
+        "samples": 1,
+        "zip_data": None,
+    }
+    (folder / "index.json").write_text(json.dumps({"version": 2, "shards": [shard]}))
 
 
 @pytest.fixture
@@ -127,6 +145,107 @@ def test_giant_declared_sizes(folder: Path, tmp_path: Path, field: str, value: i
     assert sum(path.stat().st_blocks * 512 for path in left) < 4_000_000
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"shuffle": True},
+        {"shuffle": True, "item_shuffle_window": 256},
+        {"shuffle": True, "shuffle_window": "512MB"},
+    ],
+)
+def test_a_billion_samples_that_are_not_there(
+    folder: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """Sizes that agree with each other: the plan of an epoch costs no memory before a chunk says
+    otherwise."""
+
+    def grow(index: dict[str, Any]) -> None:
+        index["chunks"][1].update(chunk_size=10**9, chunk_bytes=4 * (10**9 + 2))
+        del index["chunks"][1]["checksum_items"]
+
+    change(folder, grow)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for place in (str(folder), f"local:{folder}"):
+        dataset = StreamingDataset(place, tmp_path / "cache", **options)
+        with pytest.raises(AiolitError, match=r"chunk-0-1\.bin"):
+            for _ in dataset:
+                pass
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600 << 10  # KiB
+
+
+def test_more_samples_than_there_can_be(folder: Path) -> None:
+    def grow(index: dict[str, Any]) -> None:
+        last = index["chunks"][-1] | {"chunk_size": 2**32 - 3, "chunk_bytes": 2**34}
+        del last["checksum_items"]
+        index["chunks"] += [last | {"filename": f"chunk-1-{n}.bin"} for n in range(70)]
+
+    change(folder, grow)
+    with pytest.raises(IndexFormatError, match=r"4294967293 in chunk-1-0\.bin"):
+        StreamingDataset(folder)
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".bin", "x/" * 600 + "c.bin", "index.json/c.bin"])
+def test_names_that_no_disk_holds(folder: Path, tmp_path: Path, name: str) -> None:
+    def rename(index: dict[str, Any]) -> None:
+        index["chunks"][1]["filename"] = name
+
+    change(folder, rename)
+    read_all_ways(folder, tmp_path / "cache")
+
+
+def test_a_folder_in_the_place_of_a_chunk(folder: Path, tmp_path: Path) -> None:
+    (folder / "chunk-0-1.bin").unlink()
+    (folder / "chunk-0-1.bin").mkdir()
+    read_all_ways(folder, tmp_path / "cache")
+
+
+async def test_long_names_are_cached(folder: Path, tmp_path: Path) -> None:
+    """Stores have longer names than disks: whole chunks and parts of chunks are found again."""
+    name = "deep/" * 60 + "chunk.bin"
+
+    def rename(index: dict[str, Any]) -> None:
+        index["chunks"][1]["filename"] = name
+
+    change(folder, rename)
+    (folder / "deep").mkdir()
+    async with FaultyServer() as server:
+        for chunk in ("index.json", "chunk-0-0.bin", "chunk-0-2.bin", "chunk-0-3.bin"):
+            server.objects[f"/data/{chunk}"] = (folder / chunk).read_bytes()
+        server.objects[f"/data/{name}"] = (folder / "chunk-0-1.bin").read_bytes()
+
+        def read(cache: str, first: int, stop: int) -> int:
+            server.asked.clear()
+            dataset = StreamingDataset(f"{server.url}/data", tmp_path / cache)
+            try:
+                found = [sample["n"] for sample in dataset.subset(slice(first, stop))]
+                assert found == list(range(first, stop))
+            finally:
+                portal().call(dataset.source.aclose)
+            return sum("deep" in asked.path for asked in server.asked)
+
+        for cache, first, stop in (("whole", 10, 20), ("part", 12, 17)):
+            assert await asyncio.to_thread(read, cache, first, stop) > 0
+            assert await asyncio.to_thread(read, cache, first, stop) == 0
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        [1, {"type": "collections.deque", "context": str(2**70), "children_spec": [LEAF, LEAF]}],
+        [1, {"type": "builtins.dict", "context": "[" * 9999 + "]" * 9999, "children_spec": []}],
+        [1, {"type": {}, "context": [], "children_spec": [LEAF]}],
+    ],
+)
+def test_trees_that_cannot_be(folder: Path, spec: object) -> None:
+    def replant(index: dict[str, Any]) -> None:
+        index["config"]["data_spec"] = json.dumps(spec)
+
+    change(folder, replant)
+    with pytest.raises(IndexFormatError, match="data_spec"):
+        StreamingDataset(folder)
+
+
 @pytest.mark.parametrize("depth", [500, 100_000])
 def test_deep_trees(folder: Path, depth: int) -> None:
     tree = '{"type": "builtins.list", "context": null, "children_spec": ['
@@ -169,6 +288,18 @@ def test_an_mds_index_that_leads_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text(json.dumps({"version": 2, "shards": [shard]}))
     (tmp_path / "shard.mds").write_bytes(bytes(100))
     read_all_ways(tmp_path, tmp_path / "cache")
+    shard["raw_data"] = {"basename": "shard.mds", "bytes": 4 * (10**9 + 2), "hashes": {}}
+    shard["samples"] = 10**9
+    (tmp_path / "index.json").write_text(json.dumps({"version": 2, "shards": [shard]}))
+    for place in (str(tmp_path), f"local:{tmp_path}"):
+        dataset = StreamingDataset(place, tmp_path / "cache", shuffle=True)
+        with pytest.raises(AiolitError, match=r"shard\.mds"):
+            next(iter(dataset))
+    shard["compression"] = "zstd"
+    shard["zip_data"] = {"basename": "../shard.mds.zstd", "bytes": 10, "hashes": {}}
+    (tmp_path / "index.json").write_text(json.dumps({"version": 2, "shards": [shard]}))
+    with pytest.raises(IndexFormatError, match=r"shard\.mds\.zstd"):
+        StreamingDataset(tmp_path)
 
 
 # ---- chunks --------------------------------------------------------------------------------------
@@ -186,10 +317,15 @@ def test_a_decompression_bomb(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10  # KiB
 
 
-async def test_pickles_of_others_are_not_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("leaf", ["pickle", "graph:pickle", "graph", "mds"])
+async def test_pickles_of_others_are_not_loaded(tmp_path: Path, leaf: str) -> None:
     mark = tmp_path / "ran"
-    with pytest.warns(UserWarning, match="pickle"):
-        folder = write_dataset(tmp_path / "data", [{"x": Bomb(str(mark))}], chunk_size=1)
+    pickled = pickle.dumps(Bomb(str(mark)))
+    folder = write_dataset(tmp_path / "data", [{"x": pickled}], chunk_size=1)
+    if leaf == "mds":
+        make_mds_pickle(folder, pickled)
+    else:
+        change(folder, lambda index: index["config"].update(data_format=[leaf]))
     async with FaultyServer() as server:
         for path in folder.iterdir():
             server.objects[f"/data/{path.name}"] = path.read_bytes()
@@ -259,6 +395,25 @@ def test_a_link_in_the_place_of_the_data_sets_folder(folder: Path, tmp_path: Pat
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.parametrize("where", ["file", "folder"])
+def test_links_in_the_place_of_a_list_of_files(tmp_path: Path, where: str) -> None:
+    """The data set is listed, and nothing is read or written through the link."""
+    data, cache, elsewhere = tmp_path / "data", tmp_path / "cache", tmp_path / "elsewhere"
+    data.mkdir()
+    elsewhere.mkdir()
+    (data / "a").write_bytes(b"1")
+    assert StreamingRawDataset(str(data), cache)[0] == b"1"
+    (copy,) = cache.glob("*/index.json.zstd")
+    if where == "file":
+        copy.unlink()
+        copy.symlink_to("/dev/zero")
+    else:
+        shutil.rmtree(copy.parent)
+        copy.parent.symlink_to(elsewhere)
+    assert StreamingRawDataset(str(data), cache)[0] == b"1"
+    assert list(elsewhere.iterdir()) == []
+
+
 # ---- raw files and Parquet -----------------------------------------------------------------------
 
 
@@ -303,7 +458,7 @@ def test_a_parquet_index_that_lies(tmp_path: Path) -> None:
     folder.mkdir()
     pq.write_table(pa.table({"n": list(range(100))}), folder / "a.parquet", row_group_size=25)
     index_parquet_dataset(folder)
-    for field, value in (("chunk_bytes", 2**40), ("footer_bytes", 2**40), ("chunk_size", 10**9)):
+    for field, value in (("chunk_bytes", 2**40), ("footer_bytes", 2**40), ("chunk_size", 10**12)):
         shutil.copytree(folder, tmp_path / field)
 
         def lie(index: dict[str, Any], field: str = field, value: int = value) -> None:
@@ -312,6 +467,29 @@ def test_a_parquet_index_that_lies(tmp_path: Path) -> None:
         change(tmp_path / field, lie)
         with suppress(AiolitError):  # what is not needed may be wrong
             assert len(list(StreamingDataset(f"local:{tmp_path / field}", tmp_path / "c"))) == 100
+
+
+@pytest.mark.parametrize("groups", [None, [2**36]])
+def test_parquet_rows_that_are_not_there(tmp_path: Path, groups: list[int] | None) -> None:
+    """Rows may take no bytes at all, so only the file's footer tells."""
+    pq.write_table(pa.table({"n": list(range(100))}), tmp_path / "a.parquet")
+    index_parquet_dataset(tmp_path)
+    change(tmp_path, lambda index: index["chunks"][0].update(chunk_size=2**36, row_groups=groups))
+    for place in (str(tmp_path), f"local:{tmp_path}"):
+        dataset = StreamingDataset(place, tmp_path / "cache", shuffle=True)
+        with pytest.raises(DatasetError, match=r"a\.parquet: the file has 100 rows"):
+            next(iter(dataset))
+
+
+def test_a_row_group_that_is_a_bomb(tmp_path: Path) -> None:
+    nothing = pa.nulls(10**7, pa.int64())
+    table = pa.table({f"c{n}": nothing for n in range(40)})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=10**7)
+    assert (tmp_path / "a.parquet").stat().st_size < 2_000_000
+    for place in (str(tmp_path), f"local:{tmp_path}"):
+        dataset = StreamingDataset(place, tmp_path / "cache")
+        with pytest.raises(DatasetError, match=r"a\.parquet: row group 0 .* 3200000000"):
+            next(iter(dataset))
 
 
 def test_bombs_do_go_off_where_they_are_let() -> None:

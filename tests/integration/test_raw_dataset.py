@@ -257,6 +257,14 @@ def test_a_file_that_went_is_an_error_that_names_it(local: Path, tmp_path: Path)
     assert dataset[number + 1]
 
 
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    """A name on a disk is bytes, and perhaps no UTF-8; found by listing, and then in the index."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / os.fsdecode(b"\xff.bin")).write_bytes(b"x")
+    for _ in range(2):
+        assert StreamingRawDataset(str(tmp_path / "data"), tmp_path / "cache")[0] == b"x"
+
+
 def test_a_file_that_grew_is_read_whole(local: Path, tmp_path: Path) -> None:
     dataset = StreamingRawDataset(local, tmp_path / "cache")
     (local / "0" / "0000.bin").write_bytes(b"0:much longer than before")

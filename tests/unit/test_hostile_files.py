@@ -317,6 +317,58 @@ def test_arrow_types_that_no_writer_makes() -> None:
         open_chunk(memoryview(data), chunk, DatasetConfig(), source=SOURCE)
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.ListArray.from_arrays([0, *[10**8] * 6], pa.nulls(10**8)),
+        pa.ListArray.from_arrays(
+            [0, *[10**8] * 6], pa.StructArray.from_buffers(pa.struct([]), 10**8, [None])
+        ),
+        pa.ListArray.from_arrays(
+            [0, *[10**8] * 6], pa.StructArray.from_arrays([pa.nulls(10**8)], ["a"])
+        ),
+    ],
+)
+def test_arrow_values_that_take_no_bytes(column: pa.Array) -> None:
+    """A few hundred bytes, and a list of a hundred million."""
+    sink = pa.BufferOutputStream()
+    schema = pa.schema([("a", column.type)])
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_file(sink, schema, options=options) as writer:
+        writer.write_batch(pa.record_batch([column], schema=schema))
+    blob = sink.getvalue().to_pybytes()
+    count = len(column)
+    table = struct.pack(f"<{count + 2}I", count, *[4 * (count + 2)] * (count + 1))
+    data = table + blob + u32(len(blob)) + b"LDARW01\0"
+    assert len(data) < 100_000
+    chunk = ChunkInfo(filename="c", num_items=count, nbytes=len(data))
+    with pytest.raises(ChunkFormatError, match=f"^{SOURCE}: .*say that they hold more than"):
+        open_chunk(memoryview(data), chunk, DatasetConfig(), source=SOURCE)
+
+
+def test_frames_that_grow_much_make_room_for_others() -> None:
+    """Twelve frames of 16 MiB in some kilobytes: each is read, and not all are kept."""
+    size, frames = 16 << 20, 12
+    packed = zstandard.compress(bytes(size))
+    header = 24 + 4 * (frames + 1) + 24 * frames
+    rows = [(n, 1, header + n * len(packed), len(packed), size) for n in range(frames)]
+    data = (
+        struct.pack("<8sHHIII", b"LDFZ01\0\0", 1, 0, frames, 1, frames)
+        + u32(*(size * n for n in range(frames + 1)))
+        + b"".join(struct.pack("<IIQII", *row) for row in rows)
+        + packed * frames
+    )
+    chunk = ChunkInfo(filename="c", num_items=frames, nbytes=len(data))
+    view = open_chunk(memoryview(data), chunk, DatasetConfig(), source=SOURCE)
+    tracemalloc.start()
+    try:
+        for item in (*range(frames), 0):
+            assert len(view.item(item)) == size
+        assert tracemalloc.get_traced_memory()[1] < 110 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def test_token_chunks_truncated_at_every_byte() -> None:
     index, files = assemble([np.arange(9)], chunk_size=9, item_loader=TokensLoader())
     data = files["chunk-0-0.bin"]

@@ -363,6 +363,7 @@ def test_ten_million_samples_cost_what_their_chunks_do() -> None:
         ([100] * 50, [1 << 20] * 50, 800),
         ([100] * 50, [64 << 20] * 50, 400),  # four chunks are 256 MiB
         ([100] * 50, [1 << 30] * 50, 200),  # never less than two
+        ([10**9] * 50, [1 << 32] * 50, 1 << 21),  # if they are of a size that can be
         ([], [], 8),
         ([0, 0], [10, 10], 8),
     ],

@@ -101,6 +101,11 @@ def test_an_index_of_litdata_is_read_sorted_and_without_itself() -> None:
     assert found.folders is None
 
 
+def test_an_index_whose_time_no_clock_shows() -> None:
+    files = [{"path": f"{ROOT}/a", "size": 1}]
+    assert parse(packed({"files": files, "created_at": 10**400})).created_at == 0.0
+
+
 def bomb(declared: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=19).compress(declared)
 
@@ -121,6 +126,7 @@ def bomb(declared: bytes) -> bytes:
         (packed({"files": [{"path": f"{ROOT}/a/../../b", "size": 1}]}), "out of"),
         (packed({"files": [{"path": f"{ROOT}/a\0b", "size": 1}]}), "out of"),
         (packed({"files": [{"path": f"{ROOT}/", "size": 1}]}), "below"),
+        (packed({"files": [{"path": f"{ROOT}/\ud800", "size": 1}]}), "no text"),
         (bomb(b" " * (64 << 20)), "hold"),
         (dump_raw_index(ROOT, RawIndex([file("a" * 500)], 0.0))[:-9], "the index"),
     ],

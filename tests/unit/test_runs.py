@@ -45,6 +45,14 @@ def test_slices_are_exact(triples: list[tuple[int, int, int]], lo: int, hi: int)
     assert listed(runs) == plain(triples)  # untouched
 
 
+@given(TRIPLES, st.integers(0, 300), st.integers(0, 300))
+def test_parts_are_written_out(triples: list[tuple[int, int, int]], lo: int, hi: int) -> None:
+    runs = Runs.of(triples)
+    run, sample = runs.expand(lo, hi)
+    found = list(zip(runs.chunk[run].tolist(), sample.tolist(), strict=True))
+    assert found == plain(triples)[lo:hi]
+
+
 @given(TRIPLES, st.data())
 def test_samples_at_positions(triples: list[tuple[int, int, int]], data: st.DataObject) -> None:
     runs, expected = Runs.of(triples), plain(triples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -9,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiolit.plan.lanes import Lanes, OrderOptions, Pool, epoch_pool, window_bounds
+from aiolit.plan.lanes import (
+    Lanes,
+    OrderOptions,
+    Pool,
+    default_window,
+    epoch_pool,
+    window_bounds,
+)
 from aiolit.plan.runs import Runs
 from aiolit.plan.stream import LaneStream
 
@@ -124,3 +132,47 @@ def test_a_chunk_of_several_runs_moves_as_one() -> None:
     order = [chunk for chunk, _, _ in epoch_pool(runs, options, 1).slice(0, len(runs))]
     assert [order[at] for at in range(0, 60, 3)] == list(dict.fromkeys(order))
     assert order != sorted(order)
+
+
+def test_a_long_run_is_written_out_in_parts() -> None:
+    """Read as it lies, whatever the steps; its piece is let go behind its last sample only."""
+    runs = Runs.of([(0, 0, 50), (1, 7, 200_007), (2, 0, 3)])
+    stream = LaneStream([lanes_of(runs, [len(runs)], OrderOptions(window=20)).lane(0)], [2])
+    got: list[tuple[int, int]] = []
+    let_go = []
+    for step in (1, 65_590, 3, 70_000, len(runs)):
+        taken = stream.take(0, min(step, stream.num_samples))
+        got += zip(taken.piece.tolist(), taken.sample.tolist(), strict=True)
+        let_go.append(taken.finished)
+    chunks = [(stream.pieces[piece].chunk, sample) for piece, sample in got]
+    assert chunks == [(c, one) for c, start, stop in runs for one in range(start, stop)][2:]
+    assert let_go == [[], [range(1)], [], [], [range(1, 2), range(2, 3)]]
+
+
+@pytest.mark.parametrize("window", [10**6, None])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_plan_of_what_an_index_merely_says(shuffle: bool, window: int | None) -> None:
+    """A billion samples in a chunk: nothing is as large as that before the chunk is opened."""
+    counts = np.array([10, 10**9, 10], np.int64)
+    if window is None:
+        window = default_window(counts, 4 * (counts + 2))
+    options = OrderOptions(shuffle, 1, window, 2 if shuffle else 0)
+    tracemalloc.start()
+    try:
+        pool = epoch_pool(Runs.whole(counts), options, 1)
+        lanes = Lanes(pool, np.array([len(pool)]), options, (1, 0))
+        stream = LaneStream([lanes.lane(0)], [0])
+        first = stream.take(0, 64)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(first.sample) == 64
+    assert most < 150 << 20
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_small_windows_of_what_an_index_merely_says(shuffle: bool) -> None:
+    """As many as a plan has room for; where a lane is not so long they are as asked for."""
+    options = OrderOptions(shuffle, 1, 256)
+    assert len(window_bounds(Runs.of([(0, 0, 10**9)]), options)) < 20_000
+    assert len(window_bounds(Runs.whole(np.full(4000, 1000)), options)) > 3000 * (1 + shuffle)
