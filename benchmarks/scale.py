@@ -262,9 +262,10 @@ def check_table(points: Sequence[Point], costs: Costs) -> str:
     lines = [f"{header} {'peak MB':>8} {'model':>8} {'GETs':>6} {'model':>6}"]
     for point in points:
         model = costs.predict(point)
+        off = round(model.cpu_s / point.cpu_s - 1, 2) + 0.0  # never a -0%
         lines.append(
             f"{point.workers:7} {point.batch_size:5} {point.samples:8,} {point.cpu_s:8.2f} "
-            f"{model.cpu_s:8.2f} {model.cpu_s / point.cpu_s - 1:+6.0%} "
+            f"{model.cpu_s:8.2f} {off:+6.0%} "
             f"{point.peak_bytes / 1e6:8,.0f} {model.peak_bytes / 1e6:8,.0f} "
             f"{point.requests:6,.0f} {model.requests:6,.0f}" + ("  fitted" if point.fitted else "")
         )

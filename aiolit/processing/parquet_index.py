@@ -12,11 +12,11 @@ from aiolit.options import positive
 from aiolit.runtime.portal import portal
 from aiolit.store.base import Store
 from aiolit.store.connect import open_store, scheme_of
+from aiolit.store.kept import write_kept
 from aiolit.store.parquet_index import (
     kept_parquet_index,
     parquet_index_bytes,
     parquet_index_folder,
-    write_index,
 )
 
 INDEX_KEY = "index.json"
@@ -63,9 +63,9 @@ def index_parquet_dataset(
 
     data = portal().call(work)
     if cache_dir is not None:
-        write_index(Path(cache_dir).expanduser() / INDEX_KEY, data)
+        write_kept(Path(cache_dir).expanduser() / INDEX_KEY, data)
     elif not beside:
-        write_index(parquet_index_folder(url, pattern, None) / INDEX_KEY, data)
+        write_kept(parquet_index_folder(url, pattern, None) / INDEX_KEY, data)
 
 
 def index_hf_dataset(

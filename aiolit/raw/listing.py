@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
 import hashlib
 import logging
 import os
 import random
-import secrets
-import stat
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -34,6 +30,7 @@ from aiolit.raw.index_file import (
 from aiolit.raw.indexer import BaseIndexer, FileIndexer, FileMetadata, list_files
 from aiolit.runtime.groups import single_error
 from aiolit.store.base import Store
+from aiolit.store.kept import read_kept, refuse_link, write_kept
 from aiolit.store.local import LocalStore
 
 _log = logging.getLogger(__name__)
@@ -201,39 +198,19 @@ def _copy_path(options: ListingOptions, name: str) -> Path:
 
 def _read_copy(path: Path, root: str) -> RawIndex | None:
     try:
-        index = parse_raw_index(_read_own(path), root=root, source=str(path))
+        index = parse_raw_index(read_kept(path), root=root, source=str(path))
     except (OSError, IndexFormatError) as error:
         _log.debug("no index is kept on this host: %s", error)
         return None
     return index if index.files else None
 
 
-def _read_own(path: Path) -> bytes:
-    """Read a file of ours; whoever shares the cache folder may have put a link or device there."""
-    _refuse_link(path.parent)
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "is no file", str(path))
-        return file.read()
-
-
-def _refuse_link(folder: Path) -> None:
-    if folder.is_symlink():
-        raise OSError(errno.ELOOP, "is a link", str(folder))
-
-
 def _save_copy(path: Path, data: bytes) -> None:
-    unfinished = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _refuse_link(path.parent)
-        unfinished.write_bytes(data)
-        os.replace(unfinished, path)
+        refuse_link(path.parent)
+        write_kept(path, data)
     except OSError as error:
         _log.info("the index is not kept on this host: %s", error)
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
 
 
 async def _save_beside(store: Store, data: bytes) -> None:

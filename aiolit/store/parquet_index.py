@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fnmatch
 import hashlib
 import logging
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from aiolit.format.parquet import (
 )
 from aiolit.store.base import ObjectInfo, Store
 from aiolit.store.groups import single_error
+from aiolit.store.kept import read_kept, refuse_link, write_kept
 from aiolit.store.threads import run_in_thread
 
 _log = logging.getLogger(__name__)
@@ -187,7 +186,7 @@ def _check_columns(first: ParquetFooter, other: ParquetFooter) -> None:
 
 def _read_kept(path: Path) -> tuple[list[tuple[str, int]], bytes] | None:
     try:
-        data = path.read_bytes()
+        data = read_kept(path)
         index = parse_index(data, source=str(path))
     except (OSError, IndexFormatError) as error:
         _log.debug("no index is kept on this host: %s", error)
@@ -197,23 +196,7 @@ def _read_kept(path: Path) -> tuple[list[tuple[str, int]], bytes] | None:
 
 def _keep(path: Path, data: bytes) -> None:
     try:
-        write_index(path, data)
+        refuse_link(path.parent)
+        write_kept(path, data)
     except OSError as error:
         _log.info("the index is not kept on this host: %s", error)
-
-
-def write_index(path: Path, data: bytes) -> None:
-    """Write an index; readers see the old one or the new one, never a part.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
-    unfinished = path.with_name(f".{secrets.token_hex(8)}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        unfinished.write_bytes(data)
-        os.replace(unfinished, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-        raise

@@ -205,7 +205,8 @@ class ChunkFetcher:
         if found is None:
             if await self._by_range(number, chunk):
                 return None
-            data = memoryview(bytearray(chunk.nbytes))
+            # numpy takes memory and does not touch it: the declared size may be a lie.
+            data = np.empty(chunk.nbytes, np.uint8).data
             await self._fill_whole(chunk, turn, data)
             return Held(self._loader.open(data, chunk, self._url(chunk)))
         lease, fetched = found

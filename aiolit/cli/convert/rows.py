@@ -19,7 +19,8 @@ from aiolit.format.serializers import Serializer
 from aiolit.runtime.groups import single_error
 from aiolit.runtime.portal import portal
 from aiolit.store.base import ObjectInfo, Store
-from aiolit.store.parquet_index import index_of_files, write_index
+from aiolit.store.kept import write_kept
+from aiolit.store.parquet_index import index_of_files
 from aiolit.streaming.dataset import StreamingDataset
 
 _READ_BYTES = 8 << 20  # samples read at once
@@ -107,7 +108,7 @@ def parquet_samples(
     with tempfile.TemporaryDirectory(prefix="aiolit-convert-") as folder:
         # Of these files as they are now: an index that lies beside them may be older.
         index = portal().call(_parquet_index, store, keys)
-        write_index(Path(folder) / "index.json", index)
+        write_kept(Path(folder) / "index.json", index)
         dataset = _open(store, item_loader=loader, index_path=folder, **options)
     columns = portal().call(_parquet_columns, store, dataset)
     names: list[str] = columns.schema.names
