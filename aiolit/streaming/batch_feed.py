@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from aiolit.runtime import tracing
 from aiolit.runtime.ahead import Ahead
 from aiolit.runtime.stats import LEVELS, Counters
+from aiolit.runtime.transit import Transit
 from aiolit.streaming.epoch import Streamable
 from aiolit.streaming.run import Run
 
@@ -73,6 +74,7 @@ class BatchFeed(IterableDataset[Any]):
         board: Where it is written what was done.
         threads: Threads that make batches ahead; 0 makes each when it is asked for.
         ahead: How many batches they may be ahead.
+        transit: How workers hand large values over; None is as torch does.
     """
 
     def __init__(
@@ -84,7 +86,9 @@ class BatchFeed(IterableDataset[Any]):
         *,
         threads: int,
         ahead: int,
+        transit: Transit | None = None,
     ) -> None:
+        self._transit = transit
         self._source, self._next, self._collate = source, run, collate
         self._threads, self._ahead = threads, ahead
         self.board, self._trace = board, tracing.config()
@@ -127,7 +131,7 @@ class BatchFeed(IterableDataset[Any]):
 
     def _noted(self, run: Run, worker: int) -> Iterator[Any]:
         """Yield batches, and write now and then what has been done for them."""
-        source, board, due = self._source, self.board, 0.0
+        source, board, transit, due = self._source, self.board, self._transit, 0.0
         before = _figures(source)
         try:
             for made, batch in enumerate(source.collated(run, worker, self._collate), 1):
@@ -135,7 +139,7 @@ class BatchFeed(IterableDataset[Any]):
                 if (now := time.perf_counter()) >= due:
                     board.write(worker, _figures(source) - before)
                     due = now + _EVERY_S
-                yield batch
+                yield batch if transit is None else transit.parcel(worker, batch)
         finally:
             board.write(worker, _figures(source) - before, ended=True)
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, default_collate
 from aiolit.errors import ConfigError, StateError
 from aiolit.runtime.board import judge
 from aiolit.runtime.stats import Counters
+from aiolit.runtime.transit import Transit
 from aiolit.streaming.batch_feed import BatchFeed, Board, Collate, following
 from aiolit.streaming.devices import CudaCopies, checked_device, copied_ahead
 from aiolit.streaming.epoch import Streamable, Streamed
@@ -302,8 +303,18 @@ class StreamingDataLoader(DataLoader[Any]):
                 return kept
         self._workers = None
         board = Board(max(1, self.num_workers), shared=self.num_workers > 0)
-        threads, ahead = self._threads, self._ahead
-        feed = BatchFeed(self._source, run, self._collate, board, threads=threads, ahead=ahead)
+        transit = None
+        if self.num_workers:
+            transit = Transit.open(self.num_workers, self.prefetch_factor or _AHEAD)
+        feed = BatchFeed(
+            self._source,
+            run,
+            self._collate,
+            board,
+            threads=self._threads,
+            ahead=self._ahead,
+            transit=transit,
+        )
         self._feed = feed
         if not self.num_workers and not self.pin_memory:
             return feed

@@ -29,7 +29,7 @@ from aiolit.streaming.fetch import Held
 from aiolit.streaming.source import ChunkSource
 
 _AHEAD_BYTES = 1 << 30  # pieces that are open or on their way, per stream
-_EARLY_SHARE = 50  # at most 2 % of the bytes are fetched by range before its chunk arrives
+_EARLY_SHARE = 25  # at most 4 % of the bytes are fetched by range before their chunks arrive
 _TOGETHER_BYTES = 256 << 10  # small batches are made together, up to so many bytes
 _DRAWS = 16  # pieces that are tried for a sample in the place of a batch that fails whole
 _EARLY_LEAST = 8  # and only where the chunks are this many times larger than the batch
@@ -410,9 +410,10 @@ class RunsReader(LaneReader):
     def _read_by_range(self, pieces: list[int], samples: list[int]) -> list[Any]:
         chunks = [self._chunk[piece] for piece in pieces]
         began = time.perf_counter()
-        if self._portal is not None:
-            self._start(self._portal)  # chunks are looked up while the first samples come
         values = read_samples(self._source, chunks, samples)
+        if self._portal is not None:
+            # Not before: whole chunks on the way would hold up what is waited for.
+            self._start(self._portal)
         self._source.stats.wait_seconds += time.perf_counter() - began
         return values
 
