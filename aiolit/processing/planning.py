@@ -122,10 +122,6 @@ def plan_optimize(arguments: OptimizeArguments, *, on_loop: bool) -> Plan[Optimi
     arguments.check()
     layout, output, work = arguments.layout(), arguments.output(), arguments.work()
     inputs = _plan_inputs(arguments, work, output, on_loop=on_loop)
-    if inputs.nodes is not None and work.ordered and not inputs.nodes.is_list:
-        raise ConfigError(
-            "several nodes keep the order of a list only; pass a list, or keep_data_ordered=False"
-        )
     job = OptimizeJob(
         fn=arguments.fn,
         source=inputs.source,

@@ -21,6 +21,7 @@ from aiolit.processing.regions import Regions
 from aiolit.processing.reports import ChunkStored, FilesStored, NodeSetup
 from aiolit.processing.shipping import home_modules, pickle_function
 from aiolit.processing.sources import SequenceSource, take_all
+from aiolit.processing.stretches import Stretches
 from aiolit.processing.summary import MapSummary, SkippedInput, Summary
 from aiolit.processing.target import Target, next_number
 from aiolit.processing.writer import open_target
@@ -117,7 +118,9 @@ async def _spread(
         items = await take_all(job.source)
         weights = None if job.weights is None else job.weights[: len(items)]
         regions = Regions(items, nodes.num_nodes, progress=progress, weights=weights)
-    dispatcher = Dispatcher(job.source, regions, progress)
+    ordered = isinstance(job, OptimizeJob) and job.work.ordered
+    stretches = Stretches(nodes.num_nodes) if ordered and regions is None else None
+    dispatcher = Dispatcher(job.source, regions, progress, stretches)
     skipped: dict[int, SkippedInput] = {}
     done = 0 if progress is None else progress.num_done
     total = job.source.total
