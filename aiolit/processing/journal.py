@@ -17,19 +17,17 @@ from aiolit.errors import ConfigError
 
 __all__ = [
     "FOLDER",
-    "JOB_KEY",
     "Covered",
     "InputMark",
     "Ledger",
     "Progress",
     "Record",
     "merge_ranges",
-    "record_key",
+    "record_name",
     "within",
 ]
 
 FOLDER = ".checkpoints"
-JOB_KEY = f"{FOLDER}/job.json"
 _VERSION = 2
 
 
@@ -174,9 +172,9 @@ class Record:
             raise ConfigError(f"{source} is no checkpoint record: {error!r}") from error
 
 
-def record_key(number: int) -> str:
-    """Return where the record of a chunk lies, relative to the data set."""
-    return f"{FOLDER}/chunk-{number:08d}.json"
+def record_name(number: int) -> str:
+    """Return the name of the record of a chunk."""
+    return f"chunk-{number:08d}.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,13 @@ from aiolit.format.index import dump_index, parse_index
 from aiolit.format.tree import TreeSpec
 from aiolit.options import Mode
 from aiolit.processing.checkpoint import (
-    begin_job,
+    Checkpoint,
+    check_no_job,
     checkpoint_keys,
-    has_checkpoint,
-    read_records,
+    holds_jobs,
     remove_folder,
 )
-from aiolit.processing.journal import FOLDER, Covered, InputMark, Progress, Record, record_key
+from aiolit.processing.journal import Covered, InputMark, Progress, Record, record_name
 from aiolit.processing.key_order import leaf_order
 from aiolit.processing.output import look_at_output
 from aiolit.processing.protocol import Schema
@@ -94,7 +94,7 @@ class Target:
         chunks: The chunks of this job, by position.
         names: The files this job has begun to write.
         schema: The tree of the samples, once known.
-        journal: Whether a record is kept of every chunk.
+        journal: Where a record is kept of every chunk, or None.
         mark: Says what inputs have come in so far, for the records; or None.
     """
 
@@ -104,7 +104,7 @@ class Target:
     old: Index | None = None
     rank: int = 0
     first_number: int = 0
-    journal: bool = False
+    journal: Checkpoint | None = None
     mark: Callable[[], InputMark] | None = None
     schema: Schema | None = None
     schema_source: str = "the first sample"
@@ -121,13 +121,11 @@ class Target:
         """
         await look_at_output(self.store)
         self.old = await read_index(self.store)
-        if not self.journal and await has_checkpoint(self.store):
-            if self.mode != "overwrite":
-                raise ConfigError(
-                    f"{self.store.url} holds an interrupted job; use_checkpoint=True goes on with "
-                    f"it, mode='overwrite' or deleting its {FOLDER} folder gives it up"
-                )
-            await self._forget_checkpoint()
+        if self.journal is None and self.mode == "overwrite":
+            if any(await holds_jobs(self.store)):
+                await self._forget_checkpoint()
+        else:
+            await check_no_job(self.store, but=self.journal)
         if self.old is None:
             return
         if self.mode is None:
@@ -192,10 +190,11 @@ class Target:
         Raises:
             ConfigError: An earlier attempt was another job; the message names what differs.
         """
-        await begin_job(self.store, dict(job, first_number=self.first_number))
+        assert self.journal is not None
+        await self.journal.begin(dict(job, first_number=self.first_number))
         sizes = {info.key: info.size async for info in self.store.list("chunk-")}
         records: list[Record] = []
-        for key, data in await read_records(self.store, "chunk-"):
+        for key, data in await self.journal.read_records("chunk-"):
             record = Record.parse(data, source=self.store.object_url(key))
             if sizes.get(record.chunk["filename"]) == record.stored_nbytes:
                 records.append(record)
@@ -203,7 +202,7 @@ class Target:
                 await self.store.delete(key)
         progress = Progress.of(records)
         for record in records[len(progress.records) :]:
-            await self.store.delete(record_key(record.number))
+            await self.store.delete(self.journal.key(record_name(record.number)))
         for record in progress.records:
             self.chunks[record.number] = ChunkInfo(**record.chunk)
             if record.data_spec is not None:
@@ -221,7 +220,7 @@ class Target:
         skipped: Iterable[SkippedInput] = (),
     ) -> None:
         """Take note of a chunk that is in place."""
-        if self.journal:
+        if self.journal is not None:
             schema = self.schema
             record = Record(
                 number=position,
@@ -233,7 +232,7 @@ class Target:
                 inputs=None if self.mark is None else self.mark(),
                 skipped=tuple((each.index, each.input, each.error) for each in skipped),
             )
-            await self.store.put(record_key(position), record.dump())
+            await self.store.put(self.journal.key(record_name(position)), record.dump())
         self.chunks[position] = chunk
 
     def index(self, *, updated_at: str) -> Index:
@@ -285,18 +284,17 @@ class Target:
         old = self.old.chunks if self.old is not None else ()
         unwanted = [chunk.filename for chunk in old if chunk.filename not in wanted]
         await self.remove(unwanted)
-        if self.journal:
+        if self.journal is not None:
             await self._forget_checkpoint()
 
     async def _forget_checkpoint(self) -> None:
-        keys = await checkpoint_keys(self.store)
-        await self.remove(keys[:-1])
-        await self.remove(keys[-1:])
+        for keys in await checkpoint_keys(self.store):
+            await self.remove(keys)
         await remove_folder(self.store)
 
     async def discard(self, written: Iterable[str]) -> None:
         """Remove the chunks of a job that failed; one that keeps a journal keeps them."""
-        if not self.journal:
+        if self.journal is None:
             await self.remove(written)
 
     async def strays(self, ranks: Container[int] | None, first_number: int) -> list[str]:

@@ -26,6 +26,7 @@ from aiolit.format.encryption import Encryption
 from aiolit.format.framed import DEFAULT_BATCH
 from aiolit.format.loader import ItemLoader, TokensLoader
 from aiolit.options import ChunkLimits, Compression, OutputOptions
+from aiolit.processing.checkpoint import Checkpoint
 from aiolit.processing.journal import (
     Covered,
     InputMark,
@@ -298,9 +299,8 @@ async def open_target(
         storage_options=output.storage_options,
         session_options=output.session_options,
     ) as store:
-        target = Target(
-            store, layout.config(), output.mode, journal=output.use_checkpoint, mark=mark
-        )
+        journal = Checkpoint(store) if output.use_checkpoint else None
+        target = Target(store, layout.config(), output.mode, journal=journal, mark=mark)
         await target.prepare()
         progress = None
         if output.use_checkpoint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -162,14 +163,154 @@ def test_map_does_its_share(out: Path, be_node: BeNode) -> None:
     assert set(os.listdir(out)) == {f"{index}.txt" for index in range(10)}
 
 
+JOB = """
+import os, signal, sys
+from pathlib import Path
+from aiolit.processing.functions import optimize
+
+out, ordered, num_workers, deadly = sys.argv[1:]
+
+def fn(index):
+    for part in range(index % 6):
+        yield index, part
+        if index == int(deadly) and part == 2:
+            os.kill(os.getppid(), signal.SIGKILL)
+            signal.pause()
+
+optimize(
+    fn, range(300), f"local:{out}", chunk_size=7, num_workers=int(num_workers),
+    keep_data_ordered=ordered == "True", use_checkpoint=True, verbose=False,
+)
+"""
+
+
+@pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as they come"])
+def test_a_killed_share_goes_on(ordered: bool, out: Path) -> None:
+    def call(folder: Path, rank: int, num_workers: int, deadly: int) -> int:
+        told = {NUM_NODES: "3", NODE_RANK: str(rank), "PYTHONPATH": str(ROOT)}
+        arguments = [str(each) for each in (folder, ordered, num_workers, deadly)]
+        command = [sys.executable, "-c", JOB, *arguments]
+        return subprocess.run(command, env=os.environ | told, timeout=60, check=False).returncode
+
+    # Each dies over the last inputs of its share but one, in the middle of an input.
+    for rank, deadly in ((0, 95), (1, 197), (1, 191), (2, 293)):
+        assert call(out, rank, 2, deadly) == -signal.SIGKILL
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("chunk-*.bin")}
+    for rank in (2, 0, 1):
+        assert not (out / "index.json").exists()
+        assert call(out, rank, 3, -1) == 0
+    found = read(out)
+    expected = [(index, part) for index in range(300) for part in range(index % 6)]
+    assert (found if ordered else sorted(found)) == expected
+    # What is written again is what had no record: a few chunks at most.
+    again = [path for path, time in kept.items() if path.stat().st_mtime_ns != time]
+    assert len(again) < len(kept) / 2
+    if ordered:
+        whole = out.with_name("whole")
+        for rank in range(3):
+            assert call(whole, rank, 1, -1) == 0
+        for path in whole.glob("chunk-*"):
+            assert (out / path.name).read_bytes() == path.read_bytes()
+
+
+class FailsAt:
+    """Returns its input, or writes a file of it; fails over one of them, and writes down all."""
+
+    def __init__(self, folder: Path, index: int | None) -> None:
+        self.log = folder / f"log-{index}"
+        self.index = index
+
+    def __call__(self, index: int, output_dir: str | None = None) -> int:
+        if index == self.index:
+            raise LookupError("once")
+        if output_dir is not None:
+            (Path(output_dir) / f"{index}.txt").write_text("x")
+        with self.log.open("a") as log:
+            log.write(f"{index}\n")
+        return index
+
+
+def test_an_interrupted_share_is_gone_on_with_only(
+    out: Path, be_node: BeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = OPTIONS | {"output_dir": f"local:{out}", "use_checkpoint": True}
+    be_node(1)
+    with pytest.raises(LookupError, match="once"):
+        optimize(FailsAt(out.parent, 65), range(100), **options)
+    assert (out / ".checkpoints" / "share-1-job.json").exists()
+    for changed, said in (
+        ({"use_checkpoint": False}, "use_checkpoint=True goes on with it"),
+        ({"inputs": range(101)}, "inputs=100, not 101"),
+        ({"keep_data_ordered": False}, "keep_data_ordered=True, not False"),
+        ({"weights": [9] * 50 + [1] * 50}, r"shares_begin_at=\[0, 33, 66\], not "),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            optimize(FailsAt(out.parent, None), **({"inputs": range(100)} | options | changed))
+    monkeypatch.delenv(NUM_NODES)
+    with pytest.raises(ConfigError, match="an interrupted job of several nodes"):
+        optimize(FailsAt(out.parent, None), range(100), **options)
+    with pytest.raises(ConfigError, match="holds an interrupted job"):
+        map_files(FailsAt(out.parent, None), range(100), f"local:{out}", verbose=False)
+    monkeypatch.setenv(NUM_NODES, "3")
+    for rank in range(3):
+        be_node(rank)
+        optimize(FailsAt(out.parent, None), range(100), **options)
+    assert read(out) == list(range(100))
+
+
+def test_an_interrupted_job_of_one_process_is_not_taken_for_a_share(
+    out: Path, be_node: BeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = OPTIONS | {"output_dir": f"local:{out}", "use_checkpoint": True}
+    monkeypatch.delenv(NUM_NODES)
+    with pytest.raises(LookupError, match="once"):
+        optimize(FailsAt(out.parent, 65), range(100), **options)
+    monkeypatch.setenv(NUM_NODES, "3")
+    be_node(0)
+    with pytest.raises(ConfigError, match="an interrupted job of one process"):
+        optimize(FailsAt(out.parent, None), range(100), **options)
+
+
+def test_what_a_killed_share_left_is_removed(out: Path, be_node: BeNode) -> None:
+    for rank in range(3):
+        be_node(rank)
+        out.mkdir(exist_ok=True)
+        (out / f"chunk-{rank}-5.bin").write_bytes(b"of an attempt that cut its chunks otherwise")
+        optimize(abs, range(100), f"local:{out}", **OPTIONS)
+    assert read(out) == list(range(100))
+
+
+def test_a_map_share_goes_on(out: Path, be_node: BeNode) -> None:
+    options: dict[str, Any] = {"num_workers": 1, "use_checkpoint": True, "verbose": False}
+    for rank, deadly in ((0, None), (1, 58)):
+        be_node(rank)
+        fn = FailsAt(out.parent, deadly)
+        if deadly is None:
+            map_files(fn, range(100), f"local:{out}", **options)
+        else:
+            with pytest.raises(LookupError, match="once"):
+                map_files(fn, range(100), f"local:{out}", **options)
+    done = {int(each) for each in fn.log.read_text().split()}
+    again = FailsAt(out.parent, None)
+    again.log.write_text("")
+    for rank in (0, 1, 2):
+        be_node(rank)
+        map_files(again, range(100), f"local:{out}", **options)
+    assert set(os.listdir(out)) == {f"{index}.txt" for index in range(100)}
+    # The first share was finished; of the second, what was written down.
+    seen = [int(each) for each in again.log.read_text().split()]
+    assert seen[-34:] == list(range(66, 100))
+    assert 33 not in seen
+    assert set(seen) | done == set(range(33, 100))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ({}, "the nodes' chunks would not come together"),
         ({"inputs": iter([1])}, "inputs must be one"),
-        ({"use_checkpoint": True}, "use_checkpoint is for one machine or a cluster"),
     ],
-    ids=["a folder of one machine", "an iterator", "a checkpoint"],
+    ids=["a folder of one machine", "an iterator"],
 )
 def test_what_cannot_work_is_refused_at_once(
     arguments: dict[str, Any], said: str, out: Path, be_node: BeNode
