@@ -185,11 +185,13 @@ class Progress:
         records: The records of the chunks, without a gap, from chunk 0.
         done: Half-open ranges of finished inputs, sorted, not touching.
         partial: Unfinished input index to the number of its samples that are in chunks.
+        is_complete: Whether that is everything, so that there are no further inputs.
     """
 
     records: tuple[Record, ...] = ()
     done: tuple[tuple[int, int], ...] = ()
     partial: Mapping[int, int] = field(default_factory=dict)
+    is_complete: bool = False
 
     @staticmethod
     def of(records: Iterable[Record]) -> Progress:

@@ -58,7 +58,7 @@ async def optimize_on_nodes(
         open_target(job.layout, job.output, job=same, mark=mark) as (target, progress),
     ):
         if checked is not None and progress is not None:
-            checked.expect(progress.marks)
+            checked.expect(progress.marks, ends=progress.is_complete)
         output = _Chunks(job, nodes, target, progress)
         try:
             report = await _spread(job, nodes, opened, output, progress)
@@ -213,6 +213,7 @@ class _Chunks:
         """Fetch a chunk, where the node cannot store it itself."""
         assert isinstance(report, ChunkStored)
         if self._is_fetched:
+            await self._target.begin_writing()
             await fetch(node, self._target.store, report.chunk.filename, report.nbytes)
 
     async def stored(

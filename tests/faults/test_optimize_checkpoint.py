@@ -279,3 +279,89 @@ def test_append_with_a_checkpoint(tmp_path: Path) -> None:
             assert read_dataset(tmp_path / "out") == list(range(100))
     assert read_dataset(tmp_path / "out") == list(range(800))
     assert not (tmp_path / "out" / ".checkpoints").exists()
+
+
+# Ends at a file operation: at that one of those of its kind in the folder of the checkpoint.
+OPERATIONS = """
+    import os, signal, sys
+    from aiolit.processing.functions import optimize
+
+    out, mode, event, number = sys.argv[1:]
+    left = int(number)
+
+    def end(name, arguments):
+        global left
+        if name == event and ".checkpoints" in str(arguments[0]):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def skips(index):
+        if index == 77:
+            raise LookupError("a bad one")
+        return index
+
+    sys.addaudithook(end)
+    optimize(
+        skips,
+        range(100, 200) if mode == "append" else range(100),
+        out,
+        mode=None if mode == "None" else mode,
+        chunk_size=10,
+        num_workers=1,
+        use_checkpoint=True,
+        on_error="skip",
+        verbose=False,
+    )
+"""
+
+
+def skips(index: int) -> int:
+    if index == 77:
+        raise LookupError("a bad one")
+    return index
+
+
+@pytest.mark.parametrize("number", [1, 11])
+@pytest.mark.parametrize("mode", [None, "append", "overwrite"])
+def test_a_job_that_ended_while_it_removed_its_records_was_complete(
+    run_python: RunPython, mode: str | None, number: int, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options: dict[str, Any] = {"chunk_size": 10, "num_workers": 3, "verbose": False}
+    before = range(100) if mode == "append" else range(1000, 1200)
+    if mode is not None:
+        optimize(lambda i: i, before, out, **options)
+    killed = run_python(OPERATIONS, str(out), str(mode), "os.remove", str(number))
+    assert killed.returncode == -signal.SIGKILL
+    index = (out / "index.json").read_bytes()
+    options |= {"mode": mode, "use_checkpoint": True, "on_error": "skip"}
+    inputs = range(100, 200) if mode == "append" else range(100)
+    for others in ([-1, *inputs[1:]], iter([*inputs, 1]), iter(inputs[:-1])):
+        with pytest.raises(ConfigError, match="interrupted job"):
+            optimize(skips, others, out, **options)
+    assert (out / "index.json").read_bytes() == index
+    summary = optimize(skips, inputs, out, **options)
+    expected = [i for i in inputs if i != 77]
+    assert (summary.samples, summary.inputs) == (len(expected), 100)
+    assert [each.index for each in summary.skipped] == ([] if mode == "append" else [77])
+    assert (out / "index.json").read_bytes() == index
+    assert read_dataset(out) == [*(range(100) if mode == "append" else ()), *expected]
+    named = {each["filename"] for each in json.loads(index)["chunks"]}
+    assert {path.name for path in out.iterdir()} == {"index.json", *named}
+    if mode == "append":  # once more, on purpose
+        optimize(skips, inputs, out, **options)
+        assert read_dataset(out) == [*range(100), *inputs, *inputs]
+
+
+@pytest.mark.parametrize("number", [2, 12])
+def test_a_job_that_ended_while_it_wrote_a_record(
+    run_python: RunPython, number: int, tmp_path: Path
+) -> None:
+    """The first is that of the job, the last one of what the index is going to be."""
+    out = tmp_path / "out"
+    killed = run_python(OPERATIONS, str(out), "None", "os.rename", str(number))
+    assert killed.returncode == -signal.SIGKILL
+    assert not (out / "index.json").exists()
+    assert run_python(OPERATIONS, str(out), "None", "os.rename", "-1").returncode == 0
+    assert read_dataset(out) == [i for i in range(100) if i != 77]
