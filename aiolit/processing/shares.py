@@ -29,7 +29,7 @@ from aiolit.processing.protocol import Schema
 from aiolit.processing.regions import region_bounds
 from aiolit.processing.sources import InputSource, SequenceSource, take_all
 from aiolit.processing.summary import MapSummary, Summary
-from aiolit.processing.target import INDEX_KEY, Target, check_same_schema
+from aiolit.processing.target import INDEX_KEY, Target, check_same_schema, next_number
 from aiolit.processing.writer import write_chunks
 from aiolit.store.base import Store
 from aiolit.store.connect import is_remote, open_store, scheme_of
@@ -112,15 +112,22 @@ async def optimize_share(
         rank = share.rank
         journal = Checkpoint(store, rank) if output.use_checkpoint else None
         target = Target(store, job.layout.config(), output.mode, rank=rank, journal=journal)
-        await target.prepare()
+        merged = await _find_merged(store, share.num_nodes)
+        if merged is None:
+            await target.prepare()
         items = await take_all(job.source)
         identity = _identity(job, share, items, await _get(store, INDEX_KEY))
         start, stop = _bounds(job, share, len(items))
+        report = Report(inputs=stop - start)
+        if merged is not None:
+            del identity["index_before"]
         # All of them now: what does not fit together is found before any work.
         parts = [await _read_part(store, rank, identity) for rank in range(share.num_nodes)]
         part = parts[share.rank]
-        report = Report(inputs=stop - start)
-        if part is None:
+        if merged is not None:
+            await _tidy_merged(target, merged, parts)
+            part = part or _share_of(target, merged)
+        elif part is None:
             progress = None if journal is None else await target.load_progress(identity)
             report = await _write(job, target, downloads, items[start:stop], start, progress)
             # What an attempt that was killed has stored, and this one does not need.
@@ -129,7 +136,8 @@ async def optimize_share(
             written = replace(target, mode=None).index(updated_at=str(time.time()))
             part = replace(written, extra={_JOB: identity})
             await store.put(_part_key(rank), dump_index(part))
-        await _merge(target, share.num_nodes, identity)
+        if merged is None:
+            await _merge(target, share.num_nodes, identity)
     summary = Summary(
         output_dir=output.url,
         samples=sum(chunk.num_items for chunk in part.chunks),
@@ -273,8 +281,45 @@ async def _merge(target: Target, num_nodes: int, identity: Mapping[str, Any]) ->
             # Two that end at once write the same.
             if await _get(store, INDEX_KEY) != data:
                 raise OptimizeError(f"another job changed {store.url} in the meantime") from error
+    await _tidy(target, index, num_nodes)
+
+
+async def _tidy(target: Target, index: Index, num_nodes: int) -> None:
     await target.tidy(index)
     await target.remove([_part_key(rank) for rank in range(num_nodes)])
+
+
+async def _find_merged(store: Store, num_nodes: int) -> Index | None:
+    """Return the index that is there, if it is the one of shares that were not removed yet.
+
+    Whoever wrote it was ended before it was done; so their nodes need not do anything again.
+    """
+    if (data := await _get(store, INDEX_KEY)) is None:
+        return None
+    parts = [await _read_part(store, rank, {}) for rank in range(num_nodes)]
+    names = {chunk.filename for part in parts if part is not None for chunk in part.chunks}
+    index = parse_index(data, source=store.object_url(INDEX_KEY))
+    return index if names and names <= {chunk.filename for chunk in index.chunks} else None
+
+
+async def _tidy_merged(target: Target, index: Index, parts: Sequence[Index | None]) -> None:
+    """Remove what whoever wrote the index had no time to remove."""
+    of_shares = [chunk for part in parts if part is not None for chunk in part.chunks]
+    target.first_number = min(next_number([chunk]) for chunk in of_shares) - 1
+    if target.mode == "overwrite":
+        await target.remove(await target.strays(None, 0, index))
+    await _tidy(target, index, len(parts))
+
+
+def _share_of(target: Target, index: Index) -> Index:
+    """Return what an index has of a share, whose own one was removed already."""
+    chunks = [
+        chunk
+        for chunk in index.chunks
+        if chunk.filename.startswith(f"chunk-{target.rank}-")
+        and next_number([chunk]) > target.first_number
+    ]
+    return replace(index, chunks=tuple(chunks))
 
 
 def _joined(target: Target, parts: list[Index]) -> Index:

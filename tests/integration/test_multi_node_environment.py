@@ -115,6 +115,53 @@ def test_a_merge_that_was_cut_short_is_done_by_any_call(out: Path, be_node: BeNo
     assert samples(lambda name: (out / name).read_bytes()) == list(range(100))
 
 
+@pytest.mark.parametrize("use_checkpoint", [True, False], ids=["checkpoint", "none"])
+def test_what_was_merged_is_not_appended_again(
+    use_checkpoint: bool, out: Path, be_node: BeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = OPTIONS | {"mode": "append", "use_checkpoint": use_checkpoint}
+    monkeypatch.delenv(NUM_NODES)
+    optimize(abs, range(50), out, **OPTIONS)
+    monkeypatch.setenv(NUM_NODES, "3")
+    kept: dict[Path, bytes] = {}
+    for rank in range(3):
+        be_node(rank)
+        optimize(abs, range(50, 99), f"local:{out}", **options)
+        if rank == 1:
+            left = [*out.glob("*-index.json"), *out.glob(".checkpoints/*")]
+            kept = {path: path.read_bytes() for path in left}
+    assert len(kept) >= (6 if use_checkpoint else 2)
+    # As it is when the last node ends while it removes these.
+    for path, data in kept.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+    be_node(0)
+    with pytest.raises(ConfigError, match=r"-index.json is of a job with inputs=49, not 50"):
+        optimize(abs, range(50, 100), f"local:{out}", **options)
+    (out / "0-index.json").unlink()
+    summary = optimize(abs, range(50, 99), f"local:{out}", **options)
+    assert summary.inputs == summary.samples == 16
+    assert read(out) == list(range(99))
+
+
+def test_what_was_replaced_goes_with_a_merge_that_was_cut_short(
+    out: Path, be_node: BeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(NUM_NODES)
+    optimize(abs, range(50), out, **OPTIONS)
+    before = {path: path.read_bytes() for path in out.glob("chunk-*")}
+    monkeypatch.setenv(NUM_NODES, "3")
+    for rank in range(3):
+        be_node(rank)
+        if rank == 2:
+            before |= {path: path.read_bytes() for path in out.glob("*-index.json")}
+        optimize(abs, range(50, 99), f"local:{out}", mode="overwrite", **OPTIONS)
+    for path, data in before.items():
+        path.write_bytes(data)
+    optimize(abs, range(50, 99), f"local:{out}", mode="overwrite", **OPTIONS)
+    assert read(out) == list(range(50, 99))
+
+
 @pytest.mark.parametrize("mode", ["append", "overwrite"])
 def test_modes(mode: str, out: Path, be_node: BeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(NUM_NODES)
