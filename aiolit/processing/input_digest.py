@@ -118,9 +118,11 @@ class CheckedSource(InputSource):
         self._marks: deque[InputMark] = deque()
         self._last = InputMark(0, "")
         self._checked: deque[Any] = deque()
+        self._ends = False
 
-    def expect(self, marks: Iterable[InputMark]) -> None:
-        """Compare with these, before anything was taken."""
+    def expect(self, marks: Iterable[InputMark], *, ends: bool = False) -> None:
+        """Compare with these, before anything was taken; ``ends`` refuses further inputs."""
+        self._ends = ends
         self._marks.extend(sorted(set(marks), key=lambda mark: mark.count))
 
     def mark(self) -> InputMark:
@@ -138,6 +140,11 @@ class CheckedSource(InputSource):
         if self._checked:
             return [self._checked.popleft() for _ in range(min(most, len(self._checked)))]
         block = await self._source.take(most)
+        if block and self._ends:
+            raise ConfigError(
+                f"the interrupted job was complete with {self._digest.count:,} inputs, and the "
+                f"source gives more; {_ADVICE}"
+            )
         for value in block:
             self._digest.add(value)
         return block

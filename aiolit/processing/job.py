@@ -255,7 +255,7 @@ async def run_optimize(job: OptimizeJob) -> tuple[Summary, tuple[str, ...]]:
         ) as writer,
     ):
         if checked is not None and writer.progress is not None:
-            checked.expect(writer.progress.marks)
+            checked.expect(writer.progress.marks, ends=writer.progress.is_complete)
         report = await work_through(
             worker_setup(job),
             job.source,

@@ -17,19 +17,17 @@ from aiolit.errors import ConfigError
 
 __all__ = [
     "FOLDER",
-    "JOB_KEY",
     "Covered",
     "InputMark",
     "Ledger",
     "Progress",
     "Record",
     "merge_ranges",
-    "record_key",
+    "record_name",
     "within",
 ]
 
 FOLDER = ".checkpoints"
-JOB_KEY = f"{FOLDER}/job.json"
 _VERSION = 2
 
 
@@ -174,9 +172,9 @@ class Record:
             raise ConfigError(f"{source} is no checkpoint record: {error!r}") from error
 
 
-def record_key(number: int) -> str:
-    """Return where the record of a chunk lies, relative to the data set."""
-    return f"{FOLDER}/chunk-{number:08d}.json"
+def record_name(number: int) -> str:
+    """Return the name of the record of a chunk."""
+    return f"chunk-{number:08d}.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +185,13 @@ class Progress:
         records: The records of the chunks, without a gap, from chunk 0.
         done: Half-open ranges of finished inputs, sorted, not touching.
         partial: Unfinished input index to the number of its samples that are in chunks.
+        is_complete: Whether that is everything, so that there are no further inputs.
     """
 
     records: tuple[Record, ...] = ()
     done: tuple[tuple[int, int], ...] = ()
     partial: Mapping[int, int] = field(default_factory=dict)
+    is_complete: bool = False
 
     @staticmethod
     def of(records: Iterable[Record]) -> Progress:

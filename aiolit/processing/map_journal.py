@@ -9,14 +9,16 @@ from time import monotonic
 from typing import Any
 
 from aiolit.errors import ConfigError
-from aiolit.processing.checkpoint import begin_job, checkpoint_keys, read_records, remove_folder
-from aiolit.processing.journal import FOLDER, InputMark, Progress, merge_ranges
+from aiolit.processing.checkpoint import Checkpoint, checkpoint_keys, remove_folder
+from aiolit.processing.journal import InputMark, Progress, merge_ranges
+from aiolit.processing.nodes import Share
 from aiolit.store.base import Store
 
 __all__ = ["Made", "MapJournal"]
 
 _VERSION = 1
 _PREFIX = "map-"
+_DONE = "done.json"
 _EVERY_S = 1.0
 _MOST = 4096
 
@@ -37,6 +39,12 @@ class Made:
 class MapJournal:
     """Writes down which inputs are finished: once a second, or when there are many.
 
+    Args:
+        store: The output.
+        mark: Says what inputs have come in so far.
+        share: Which share of several it is of; None: of the whole job.
+        clock: Seconds.
+
     Attributes:
         made: What earlier attempts have finished.
         marks: What the inputs of earlier attempts were.
@@ -47,9 +55,12 @@ class MapJournal:
         store: Store,
         mark: Callable[[], InputMark],
         *,
+        share: Share | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._store = store
+        self._share = share
+        self._checkpoint = Checkpoint(store, None if share is None else share.rank)
         self._mark = mark
         self._clock = clock
         self._written_at = clock()
@@ -64,8 +75,8 @@ class MapJournal:
         Raises:
             ConfigError: The output holds the records of another job.
         """
-        await begin_job(self._store, job)
-        for key, data in await read_records(self._store, _PREFIX):
+        await self._checkpoint.begin(job)
+        for key, data in await self._checkpoint.read_records(_PREFIX):
             number, mark, made = _parse(data, source=self._store.object_url(key))
             self._number = max(self._number, number + 1)
             self.marks.append(mark)
@@ -93,12 +104,23 @@ class MapJournal:
             "inputs": [mark.count, mark.digest],
             "made": [[each.index, [list(file) for file in each.files]] for each in pending],
         }
-        key = f"{FOLDER}/{_PREFIX}{number:08d}.json"
+        key = self._checkpoint.key(f"{_PREFIX}{number:08d}.json")
         await self._store.put(key, json.dumps(value).encode())
 
-    async def remove(self) -> None:
-        """Forget the job: it is complete."""
-        for key in await checkpoint_keys(self._store):
+    async def end(self) -> None:
+        """Forget the job: it is complete.
+
+        The records of a share stay until all shares are: so it is not done again with those.
+        """
+        done: list[str] = []
+        if self._share is not None:
+            await self.flush()
+            done = [Checkpoint(self._store, n).key(_DONE) for n in range(self._share.num_nodes)]
+            await self._store.put(done[self._share.rank], b"{}")
+        records, jobs = await checkpoint_keys(self._store)
+        if not set(done) <= set(records):
+            return
+        for key in [*records, *jobs]:
             await self._store.delete(key)
         await remove_folder(self._store)
 

@@ -13,13 +13,14 @@ from typing import Any
 
 from aiolit.errors import ConfigError, OptimizeError
 from aiolit.options import OutputOptions, WorkOptions
-from aiolit.processing.checkpoint import has_checkpoint
+from aiolit.processing.checkpoint import Checkpoint, check_no_job
 from aiolit.processing.input_digest import CheckedSource
 from aiolit.processing.job import Report, closing_source, work_through
-from aiolit.processing.journal import FOLDER, Progress
+from aiolit.processing.journal import Progress
 from aiolit.processing.map_call import AsyncMapCall, FilesLoader, MapCall, Wants
 from aiolit.processing.map_journal import Made, MapJournal
 from aiolit.processing.map_uploads import FinishedInputs, Uploads
+from aiolit.processing.nodes import Share
 from aiolit.processing.output import look_at_output
 from aiolit.processing.setup import Setup, is_async_function
 from aiolit.processing.sources import InputSource
@@ -50,6 +51,7 @@ class MapJob:
     manifest: str | None = None
     read: Callable[[Any], Any] | None = None
     weights: Any = None
+    share: Share | None = None
 
 
 MakeFiles = Callable[
@@ -83,7 +85,7 @@ async def run_map(job: MapJob, make: MakeFiles | None = None) -> MapSummary:
             if job.manifest is not None:
                 await _write_manifest(store, job.manifest, made)
             if journal is not None:
-                await journal.remove()
+                await journal.end()
     return MapSummary(
         output_dir=options.url,
         files=tuple(sorted(name for each in made for name, _ in each.files)),
@@ -97,12 +99,8 @@ async def run_map(job: MapJob, make: MakeFiles | None = None) -> MapSummary:
 async def _look(store: Store, job: MapJob) -> None:
     """Remove what killed processes left unfinished, and refuse an output that will not do."""
     await look_at_output(store)
-    if await has_checkpoint(store):
-        if job.checked is None:
-            raise ConfigError(
-                f"{store.url} holds an interrupted job; use_checkpoint=True goes on with it, "
-                f"deleting its {FOLDER} folder gives it up"
-            )
+    rank = None if job.share is None else job.share.rank
+    if await check_no_job(store, but=None if job.checked is None else Checkpoint(store, rank)):
         return
     if job.error_when_not_empty:
         async for info in store.list():
@@ -120,8 +118,11 @@ async def _journal(
     if job.checked is None:
         yield None, None
         return
-    journal = MapJournal(store, job.checked.mark)
-    progress = await journal.begin({"function": "map", "inputs": job.source.total})
+    same = {"function": "map", "inputs": job.source.total}
+    if job.share is not None:
+        same["num_nodes"] = job.share.num_nodes
+    journal = MapJournal(store, job.checked.mark, share=job.share)
+    progress = await journal.begin(same)
     job.checked.expect(journal.marks)
     try:
         yield journal, progress

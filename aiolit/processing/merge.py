@@ -24,7 +24,7 @@ from aiolit.format.dataset_info import (
 from aiolit.options import parse_place, positive
 from aiolit.processing.protocol import Schema
 from aiolit.processing.summary import Summary
-from aiolit.processing.target import INDEX_KEY, Target, check_same_schema, read_index
+from aiolit.processing.target import INDEX_KEY, Target, check_same_schema, mark_of, read_index
 from aiolit.runtime.groups import single_error
 from aiolit.store.base import Store
 from aiolit.store.connect import open_store, scheme_of
@@ -104,7 +104,9 @@ async def merge(job: MergeJob, on_copied: OnCopied | None = None) -> Summary:
             )
             return await stack.enter_async_context(store)
 
-        target = Target(await opened(job.output), DatasetConfig(), None)
+        store = await opened(job.output)
+        target = Target(store, DatasetConfig(), None, folder_mark=mark_of(store, job.output))
+        stack.push_async_callback(target.aclose)
         await target.prepare()
         sources = [await _open_source(await opened(url), url) for url in job.sources]
         config = _common_config(sources)
@@ -114,6 +116,7 @@ async def merge(job: MergeJob, on_copied: OnCopied | None = None) -> Summary:
         try:
             root = split_bucket(job.output)
             copier = _Copier(target.store, None if root is None else await opened(root[0]))
+            await target.begin_writing()
             nbytes = await _copy_all(copies, copier, job.max_workers, on_copied)
         except BaseException:
             await target.discard(names)

@@ -10,7 +10,15 @@ from aiolit.processing.downloads import DownloadingSource
 from aiolit.processing.machine import Machine
 from aiolit.processing.sources import InputSource
 
-__all__ = ["Downloads", "Nodes"]
+__all__ = ["Downloads", "Nodes", "Share"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """Which part of a job this process does."""
+
+    rank: int
+    num_nodes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

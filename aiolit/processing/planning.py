@@ -16,8 +16,8 @@ from aiolit.processing.input_digest import CheckedSource
 from aiolit.processing.input_kinds import Pulled, as_source, prepare_items
 from aiolit.processing.job import OptimizeJob
 from aiolit.processing.mapping import MapJob
-from aiolit.processing.nodes import Downloads, Nodes
-from aiolit.processing.shares import Share, check_shared, find_share
+from aiolit.processing.nodes import Downloads, Nodes, Share
+from aiolit.processing.shares import check_shared, find_share
 from aiolit.processing.shipping import pickle_containers
 from aiolit.processing.sources import (
     Batched,
@@ -102,11 +102,6 @@ def _check_share(output: OutputOptions, *, is_list: bool) -> None:
     check_shared(output.url)
     if not is_list:
         raise ConfigError("one of several nodes takes its share of a list: inputs must be one")
-    if output.use_checkpoint:
-        raise ConfigError(
-            "use_checkpoint is for one machine or a cluster; of several nodes, those that have "
-            "finished their share do nothing when they are called again"
-        )
 
 
 def _plan(job: Job, inputs: _Inputs, arguments: WorkArguments) -> Plan[Job]:
@@ -122,10 +117,6 @@ def plan_optimize(arguments: OptimizeArguments, *, on_loop: bool) -> Plan[Optimi
     arguments.check()
     layout, output, work = arguments.layout(), arguments.output(), arguments.work()
     inputs = _plan_inputs(arguments, work, output, on_loop=on_loop)
-    if inputs.nodes is not None and work.ordered and not inputs.nodes.is_list:
-        raise ConfigError(
-            "several nodes keep the order of a list only; pass a list, or keep_data_ordered=False"
-        )
     job = OptimizeJob(
         fn=arguments.fn,
         source=inputs.source,

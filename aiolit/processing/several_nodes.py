@@ -21,6 +21,7 @@ from aiolit.processing.regions import Regions
 from aiolit.processing.reports import ChunkStored, FilesStored, NodeSetup
 from aiolit.processing.shipping import home_modules, pickle_function
 from aiolit.processing.sources import SequenceSource, take_all
+from aiolit.processing.stretches import Stretches
 from aiolit.processing.summary import MapSummary, SkippedInput, Summary
 from aiolit.processing.target import Target, next_number
 from aiolit.processing.writer import open_target
@@ -57,7 +58,7 @@ async def optimize_on_nodes(
         open_target(job.layout, job.output, job=same, mark=mark) as (target, progress),
     ):
         if checked is not None and progress is not None:
-            checked.expect(progress.marks)
+            checked.expect(progress.marks, ends=progress.is_complete)
         output = _Chunks(job, nodes, target, progress)
         try:
             report = await _spread(job, nodes, opened, output, progress)
@@ -117,7 +118,9 @@ async def _spread(
         items = await take_all(job.source)
         weights = None if job.weights is None else job.weights[: len(items)]
         regions = Regions(items, nodes.num_nodes, progress=progress, weights=weights)
-    dispatcher = Dispatcher(job.source, regions, progress)
+    ordered = isinstance(job, OptimizeJob) and job.work.ordered
+    stretches = Stretches(nodes.num_nodes) if ordered and regions is None else None
+    dispatcher = Dispatcher(job.source, regions, progress, stretches)
     skipped: dict[int, SkippedInput] = {}
     done = 0 if progress is None else progress.num_done
     total = job.source.total
@@ -210,6 +213,7 @@ class _Chunks:
         """Fetch a chunk, where the node cannot store it itself."""
         assert isinstance(report, ChunkStored)
         if self._is_fetched:
+            await self._target.begin_writing()
             await fetch(node, self._target.store, report.chunk.filename, report.nbytes)
 
     async def stored(

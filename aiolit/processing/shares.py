@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
 from aiolit.errors import ConfigError, ObjectExistsError, ObjectNotFoundError, OptimizeError
 from aiolit.format.dataset_info import Index
 from aiolit.format.index import dump_index, parse_index
-from aiolit.processing.input_digest import InputDigest
-from aiolit.processing.job import OptimizeJob, Report, sample_sink, work_through, worker_setup
+from aiolit.processing.checkpoint import Checkpoint
+from aiolit.processing.input_digest import CheckedSource, InputDigest
+from aiolit.processing.job import (
+    OptimizeJob,
+    Report,
+    sample_sink,
+    with_earlier,
+    work_through,
+    worker_setup,
+)
+from aiolit.processing.journal import Progress
 from aiolit.processing.mapping import MapJob, run_map
-from aiolit.processing.nodes import Downloads
+from aiolit.processing.nodes import Downloads, Share
 from aiolit.processing.protocol import Schema
 from aiolit.processing.regions import region_bounds
-from aiolit.processing.sources import SequenceSource, take_all
+from aiolit.processing.sources import InputSource, SequenceSource, take_all
 from aiolit.processing.summary import MapSummary, Summary
-from aiolit.processing.target import INDEX_KEY, Target, check_same_schema
+from aiolit.processing.target import INDEX_KEY, Target, check_same_schema, next_number
 from aiolit.processing.writer import write_chunks
 from aiolit.store.base import Store
 from aiolit.store.connect import is_remote, open_store, scheme_of
@@ -32,14 +41,6 @@ NODE_RANK = "DATA_OPTIMIZER_NODE_RANK"
 # How many processes a launcher has started, and which of them this is.
 _LAUNCHERS = (("WORLD_SIZE", "RANK"), ("SLURM_NTASKS", "SLURM_PROCID"))
 _JOB = "share_of"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """Which part of a job this process does."""
-
-    rank: int
-    num_nodes: int
 
 
 def find_share(environ: Mapping[str, str]) -> Share | None:
@@ -90,7 +91,8 @@ async def optimize_share(
 ) -> tuple[Summary, tuple[str, ...]]:
     """Write the chunks of a share, and the data set's index where all others are written.
 
-    A share that an earlier attempt has finished is not done again.
+    A share that an earlier attempt has finished is not done again; with ``use_checkpoint``, the
+    chunks are not that one has finished.
 
     Returns:
         What this share came to, and where there are leaves stored by pickle.
@@ -107,22 +109,35 @@ async def optimize_share(
         storage_options=output.storage_options,
         session_options=output.session_options,
     ) as store:
-        target = Target(store, job.layout.config(), output.mode, rank=share.rank)
-        await target.prepare()
+        rank = share.rank
+        journal = Checkpoint(store, rank) if output.use_checkpoint else None
+        target = Target(store, job.layout.config(), output.mode, rank=rank, journal=journal)
+        merged = await _find_merged(store, share.num_nodes)
+        if merged is None:
+            await target.prepare()
         items = await take_all(job.source)
         identity = _identity(job, share, items, await _get(store, INDEX_KEY))
         start, stop = _bounds(job, share, len(items))
+        report = Report(inputs=stop - start)
+        if merged is not None:
+            del identity["index_before"]
         # All of them now: what does not fit together is found before any work.
         parts = [await _read_part(store, rank, identity) for rank in range(share.num_nodes)]
         part = parts[share.rank]
-        report = Report(inputs=stop - start)
-        if part is None:
-            report = await _write(job, target, downloads, items[start:stop], start, stop)
+        if merged is not None:
+            await _tidy_merged(target, merged, parts)
+            part = part or _share_of(target, merged)
+        elif part is None:
+            progress = None if journal is None else await target.load_progress(identity)
+            report = await _write(job, target, downloads, items[start:stop], start, progress)
+            # What an attempt that was killed has stored, and this one does not need.
+            await target.remove(await target.strays({rank}, target.first_number))
             # Not the old chunks of a data set that is added to.
             written = replace(target, mode=None).index(updated_at=str(time.time()))
             part = replace(written, extra={_JOB: identity})
-            await store.put(_part_key(share.rank), dump_index(part))
-        await _merge(target, share.num_nodes, identity)
+            await store.put(_part_key(rank), dump_index(part))
+        if merged is None:
+            await _merge(target, share.num_nodes, identity)
     summary = Summary(
         output_dir=output.url,
         samples=sum(chunk.num_items for chunk in part.chunks),
@@ -140,26 +155,48 @@ async def map_share(job: MapJob, share: Share, downloads: Downloads) -> MapSumma
     items = await take_all(job.source)
     start, stop = _bounds(job, share, len(items))
     weights = None if job.weights is None else job.weights[start:stop]
-    source = downloads.of(SequenceSource(items[start:stop]))
-    return await run_map(replace(job, source=source, weights=weights))
+    source: InputSource = SequenceSource(items[start:stop])
+    checked = None
+    if job.checked is not None:
+        source = checked = CheckedSource(source)
+    source = downloads.of(source)
+    return await run_map(replace(job, source=source, checked=checked, weights=weights, share=share))
 
 
 def _bounds(job: OptimizeJob | MapJob, share: Share, total: int) -> tuple[int, int]:
-    weights = None if job.weights is None else job.weights[:total]
-    bounds = region_bounds(total, share.num_nodes, weights)
+    bounds = _all_bounds(job, share, total)
     return bounds[share.rank], bounds[share.rank + 1]
 
 
+def _all_bounds(job: OptimizeJob | MapJob, share: Share, total: int) -> list[int]:
+    weights = None if job.weights is None else job.weights[:total]
+    return region_bounds(total, share.num_nodes, weights)
+
+
 async def _write(
-    job: OptimizeJob, target: Target, downloads: Downloads, items: Any, start: int, stop: int
+    job: OptimizeJob,
+    target: Target,
+    downloads: Downloads,
+    items: Sequence[Any],
+    start: int,
+    progress: Progress | None,
 ) -> Report:
     source = downloads.of(SequenceSource(items))
-    weights = None if job.weights is None else job.weights[start:stop]
+    weights = None if job.weights is None else job.weights[start : start + len(items)]
+    uploaders = job.output.num_uploaders
     try:
-        async with write_chunks(job.layout, target, job.output.num_uploaders, None) as writer:
-            return await work_through(
-                worker_setup(job), source, job.work, sample_sink(writer), weights=weights
+        async with write_chunks(job.layout, target, uploaders, progress) as writer:
+            report = await work_through(
+                worker_setup(job),
+                source,
+                job.work,
+                sample_sink(writer),
+                progress=progress,
+                weights=weights,
+                on_skipped=writer.skipped,
             )
+            report.skipped = with_earlier(report.skipped, progress)
+            return report
     except BaseException:
         await target.discard(target.names)
         raise
@@ -178,11 +215,14 @@ def _identity(
     digest = InputDigest()
     for item in items:
         digest.add(item)
+    bounds = _all_bounds(job, share, len(items))
     return {
+        "function": "a share of optimize",
         **job.layout.fingerprint(),
         "num_nodes": share.num_nodes,
         "inputs": len(items),
         "digest_of_inputs": digest.mark().digest,
+        "shares_begin_at": bounds[:-1],  # they follow from the weights
         "keep_data_ordered": job.work.ordered,
         "mode": job.output.mode,
         "index_before": None if base is None else hashlib.sha256(base).hexdigest(),
@@ -241,8 +281,45 @@ async def _merge(target: Target, num_nodes: int, identity: Mapping[str, Any]) ->
             # Two that end at once write the same.
             if await _get(store, INDEX_KEY) != data:
                 raise OptimizeError(f"another job changed {store.url} in the meantime") from error
+    await _tidy(target, index, num_nodes)
+
+
+async def _tidy(target: Target, index: Index, num_nodes: int) -> None:
     await target.tidy(index)
     await target.remove([_part_key(rank) for rank in range(num_nodes)])
+
+
+async def _find_merged(store: Store, num_nodes: int) -> Index | None:
+    """Return the index that is there, if it is the one of shares that were not removed yet.
+
+    Whoever wrote it was ended before it was done; so their nodes need not do anything again.
+    """
+    if (data := await _get(store, INDEX_KEY)) is None:
+        return None
+    parts = [await _read_part(store, rank, {}) for rank in range(num_nodes)]
+    names = {chunk.filename for part in parts if part is not None for chunk in part.chunks}
+    index = parse_index(data, source=store.object_url(INDEX_KEY))
+    return index if names and names <= {chunk.filename for chunk in index.chunks} else None
+
+
+async def _tidy_merged(target: Target, index: Index, parts: Sequence[Index | None]) -> None:
+    """Remove what whoever wrote the index had no time to remove."""
+    of_shares = [chunk for part in parts if part is not None for chunk in part.chunks]
+    target.first_number = min(next_number([chunk]) for chunk in of_shares) - 1
+    if target.mode == "overwrite":
+        await target.remove(await target.strays(None, 0, index))
+    await _tidy(target, index, len(parts))
+
+
+def _share_of(target: Target, index: Index) -> Index:
+    """Return what an index has of a share, whose own one was removed already."""
+    chunks = [
+        chunk
+        for chunk in index.chunks
+        if chunk.filename.startswith(f"chunk-{target.rank}-")
+        and next_number([chunk]) > target.first_number
+    ]
+    return replace(index, chunks=tuple(chunks))
 
 
 def _joined(target: Target, parts: list[Index]) -> Index:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from aiolit.format.encryption import Encryption
 from aiolit.format.framed import DEFAULT_BATCH
 from aiolit.format.loader import ItemLoader, TokensLoader
 from aiolit.options import ChunkLimits, Compression, OutputOptions
+from aiolit.processing.checkpoint import Checkpoint
 from aiolit.processing.journal import (
     Covered,
     InputMark,
@@ -35,7 +36,7 @@ from aiolit.processing.journal import (
     within,
 )
 from aiolit.processing.summary import SkippedInput
-from aiolit.processing.target import Target
+from aiolit.processing.target import Target, mark_of
 from aiolit.runtime.budget import ByteBudget
 from aiolit.runtime.groups import single_error
 from aiolit.runtime.tracing import side_span
@@ -198,6 +199,7 @@ class DatasetWriter:
                 packed = self._pack(name, sealed)
             else:
                 packed = await run_in_thread(self._pack, name, sealed)
+            await self.target.begin_writing()
             self.target.names.append(name)
             nbytes = sum(len(part) for part in packed.parts)
             with side_span("optimize", name, nbytes=nbytes):
@@ -298,25 +300,32 @@ async def open_target(
         storage_options=output.storage_options,
         session_options=output.session_options,
     ) as store:
+        journal = Checkpoint(store) if output.use_checkpoint else None
         target = Target(
-            store, layout.config(), output.mode, journal=output.use_checkpoint, mark=mark
+            store,
+            layout.config(),
+            output.mode,
+            journal=journal,
+            mark=mark,
+            folder_mark=mark_of(store, output.url),
         )
-        await target.prepare()
-        progress = None
-        if output.use_checkpoint:
-            progress = await target.load_progress({**(job or {}), **layout.fingerprint()})
-        try:
-            yield target, progress
-            if not target.chunks and output.mode != "append":
-                raise OptimizeError(
-                    f"not a single sample came out, so no data set was written to {output.url}"
-                )
-        except BaseException:
-            await target.discard(target.names)
-            raise
-        index = target.index(updated_at=str(clock()))
-        await target.commit(index, target.names)
-        await target.tidy(index)
+        async with aclosing(target):
+            await target.prepare()
+            progress = None
+            if output.use_checkpoint:
+                progress = await target.load_progress({**(job or {}), **layout.fingerprint()})
+            try:
+                yield target, progress
+                if not target.chunks and output.mode != "append":
+                    raise OptimizeError(
+                        f"not a single sample came out, so no data set was written to {output.url}"
+                    )
+            except BaseException:
+                await target.discard(target.names)
+                raise
+            index = target.index(updated_at=str(clock()))
+            await target.commit(index, target.names)
+            await target.tidy(index)
 
 
 def _upload_budget(limits: ChunkLimits, num_uploaders: int) -> int:

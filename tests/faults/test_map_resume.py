@@ -254,7 +254,7 @@ class TestMapJournal:
         await again.finished([Made(3, ())])
         await again.flush()
         assert len([info async for info in store.list()]) == 4
-        await again.remove()
+        await again.end()
         assert [info async for info in store.list()] == []
 
     async def test_garbage(self) -> None:

@@ -11,7 +11,9 @@ from typing import Any, Protocol
 
 import pytest
 
+from aiolit import StreamingDataset
 from aiolit.errors import ConfigError, OptimizeError
+from aiolit.format.encryption import FernetEncryption
 from aiolit.processing.functions import merge_datasets, optimize
 from aiolit.processing.journal import Progress, Record
 from aiolit.processing.summary import Summary
@@ -279,3 +281,171 @@ def test_append_with_a_checkpoint(tmp_path: Path) -> None:
             assert read_dataset(tmp_path / "out") == list(range(100))
     assert read_dataset(tmp_path / "out") == list(range(800))
     assert not (tmp_path / "out" / ".checkpoints").exists()
+
+
+# Ends at a file operation: at that one of those of its kind in the folder of the checkpoint.
+OPERATIONS = """
+    import os, signal, sys
+    from aiolit.processing.functions import optimize
+
+    out, mode, event, number = sys.argv[1:]
+    left = int(number)
+
+    def end(name, arguments):
+        global left
+        if name == event and ".checkpoints" in str(arguments[0]):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def skips(index):
+        if index == 77:
+            raise LookupError("a bad one")
+        return index
+
+    sys.addaudithook(end)
+    optimize(
+        skips,
+        range(100, 200) if mode == "append" else range(100),
+        out,
+        mode=None if mode == "None" else mode,
+        chunk_size=10,
+        num_workers=1,
+        use_checkpoint=True,
+        on_error="skip",
+        verbose=False,
+    )
+"""
+
+
+def skips(index: int) -> int:
+    if index == 77:
+        raise LookupError("a bad one")
+    return index
+
+
+@pytest.mark.parametrize("number", [1, 11])
+@pytest.mark.parametrize("mode", [None, "append", "overwrite"])
+def test_a_job_that_ended_while_it_removed_its_records_was_complete(
+    run_python: RunPython, mode: str | None, number: int, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options: dict[str, Any] = {"chunk_size": 10, "num_workers": 3, "verbose": False}
+    before = range(100) if mode == "append" else range(1000, 1200)
+    if mode is not None:
+        optimize(lambda i: i, before, out, **options)
+    killed = run_python(OPERATIONS, str(out), str(mode), "os.remove", str(number))
+    assert killed.returncode == -signal.SIGKILL
+    index = (out / "index.json").read_bytes()
+    options |= {"mode": mode, "use_checkpoint": True, "on_error": "skip"}
+    inputs = range(100, 200) if mode == "append" else range(100)
+    for others in ([-1, *inputs[1:]], iter([*inputs, 1]), iter(inputs[:-1])):
+        with pytest.raises(ConfigError, match="interrupted job"):
+            optimize(skips, others, out, **options)
+    assert (out / "index.json").read_bytes() == index
+    summary = optimize(skips, inputs, out, **options)
+    expected = [i for i in inputs if i != 77]
+    assert (summary.samples, summary.inputs) == (len(expected), 100)
+    assert [each.index for each in summary.skipped] == ([] if mode == "append" else [77])
+    assert (out / "index.json").read_bytes() == index
+    assert read_dataset(out) == [*(range(100) if mode == "append" else ()), *expected]
+    named = {each["filename"] for each in json.loads(index)["chunks"]}
+    assert {path.name for path in out.iterdir()} == {"index.json", *named}
+    if mode == "append":  # once more, on purpose
+        optimize(skips, inputs, out, **options)
+        assert read_dataset(out) == [*range(100), *inputs, *inputs]
+
+
+@pytest.mark.parametrize("number", [2, 12])
+def test_a_job_that_ended_while_it_wrote_a_record(
+    run_python: RunPython, number: int, tmp_path: Path
+) -> None:
+    """The first is that of the job, the last one of what the index is going to be."""
+    out = tmp_path / "out"
+    killed = run_python(OPERATIONS, str(out), "None", "os.rename", str(number))
+    assert killed.returncode == -signal.SIGKILL
+    assert not (out / "index.json").exists()
+    assert run_python(OPERATIONS, str(out), "None", "os.rename", "-1").returncode == 0
+    assert read_dataset(out) == [i for i in range(100) if i != 77]
+
+
+COMBINATIONS = """
+    import asyncio, os, signal, sys
+    import numpy as np
+    from aiolit.format.encryption import FernetEncryption
+    from aiolit.format.loader import TokensLoader
+    from aiolit.processing.functions import optimize
+
+    out, kind, key, num_workers, deadly = sys.argv[1:]
+    left = int(deadly)
+
+    def end(name, arguments):
+        global left
+        if name == "os.rename" and out in str(arguments[1]):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def documents(index):
+        for part in range(index % 3):
+            yield np.arange(index * 10, index * 10 + index % 37 + 1, dtype=np.int32)
+
+    async def arriving(index):
+        for part in range(index % 4):
+            await asyncio.sleep(0)
+            yield {"i": index, "part": part}
+
+    async def source():
+        for index in range(300):
+            yield index
+
+    def long(index):
+        return {"i": index, "text": "x" * (index * 13 % 300)}
+
+    job = {
+        "tokens": dict(
+            fn=documents, inputs=range(300), chunk_size=200, item_loader=TokensLoader()
+        ),
+        "async": dict(
+            fn=arriving, inputs=iter(range(300)), chunk_size=11, keep_data_ordered=False
+        ),
+        "secret": dict(
+            fn=long,
+            inputs=range(300),
+            chunk_bytes=2000,
+            keep_data_ordered=False,
+            compression="zstd",
+            encryption=FernetEncryption.load(key, "of tests") if kind == "secret" else None,
+        ),
+    }[kind]
+    sys.addaudithook(end)
+    optimize(
+        output_dir=out, num_workers=int(num_workers), use_checkpoint=True, verbose=False, **job
+    )
+"""
+
+
+@pytest.mark.parametrize("kind", ["tokens", "async", "secret"])
+def test_what_is_killed_at_its_file_operations(
+    run_python: RunPython, kind: str, tmp_path: Path
+) -> None:
+    """Token documents, an async generator as they come, compressed and encrypted chunks."""
+    out, whole, key = tmp_path / "out", tmp_path / "whole", tmp_path / "key.json"
+    encryption = FernetEncryption("of tests", level="chunk")
+    encryption.save(str(key))
+
+    def call(folder: Path, num_workers: int, deadly: int) -> int:
+        words = [str(each) for each in (folder, kind, key, num_workers, deadly)]
+        return run_python(COMBINATIONS, *words).returncode
+
+    for num_workers, deadly in ((2, 21), (3, 2), (1, 14)):
+        assert call(out, num_workers, deadly) == -signal.SIGKILL
+    assert call(out, 3, -1) == call(whole, 1, -1) == 0
+    if kind == "tokens":
+        assert digest(out) == digest(whole)
+        return
+    options: dict[str, Any] = {"encryption": encryption} if kind == "secret" else {}
+    found = [list(StreamingDataset(str(each), **options)) for each in (out, whole)]
+    assert sorted(found[0], key=json.dumps) == sorted(found[1], key=json.dumps)
+    named = {each["filename"] for each in json.loads((out / "index.json").read_bytes())["chunks"]}
+    assert {path.name for path in out.iterdir()} == {"index.json", *named}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -15,8 +17,10 @@ import pytest
 
 from aiolit.processing import functions as ld
 from aiolit.processing.async_functions import Writer, merge_datasets
+from aiolit.processing.folder_mark import FolderMark
 from aiolit.store.local import LocalStore
 from aiolit.store.owned import OwnedFolder
+from aiolit.testing.datasets import read_dataset
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,6 +117,120 @@ async def test_writer_and_merge(tmp_path: Path) -> None:
     assert hidden(other) == ALL
     await merge_datasets([out, out], other)
     assert hidden(other) == [".aiolit-map"]
+
+
+KILLED = """
+    import os, signal, sys
+    import aiolit
+
+    out, mode, stop = sys.argv[1:]
+
+    def fn(index):
+        if index == int(stop):
+            os.kill(os.getppid(), signal.SIGKILL)
+            signal.pause()
+        return index
+
+    mode = None if mode == "None" else mode
+    aiolit.optimize(fn, range(400), out, chunk_size=2, num_workers=1, mode=mode, verbose=False)
+"""
+
+
+def kill_a_job(out: Path, mode: str | None) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(out), str(mode), "399"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(command, env=env, timeout=60, check=False).returncode == -signal.SIGKILL
+
+
+def unnamed(out: Path) -> set[str]:
+    """Return the files of a data set that are neither its index nor named by it."""
+    index = json.loads((out / "index.json").read_bytes())
+    return set(os.listdir(out)) - {each["filename"] for each in index["chunks"]} - {"index.json"}
+
+
+@pytest.mark.parametrize("mode", [None, "append", "overwrite"])
+def test_chunks_of_a_killed_job(mode: str | None, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    if mode is not None:
+        write(out)
+    (out / "chunk-theirs.bin").parent.mkdir(exist_ok=True)
+    (out / "chunk-theirs.bin").touch()
+    kill_a_job(out, mode)
+    assert len(list(out.glob("chunk-0-*.bin"))) > 10
+    write(out, mode=mode)
+    assert unnamed(out) == {"chunk-theirs.bin"}
+    assert read_dataset(out) == [*range(5)] * (2 if mode == "append" else 1)
+
+
+def test_chunks_of_a_killed_job_go_with_one_that_writes_none(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write(out)
+    kill_a_job(out, "append")
+    ld.optimize(lambda i: None, range(5), out, chunk_size=2, mode="append", verbose=False)
+    assert unnamed(out) == set()
+
+
+async def test_chunks_of_a_killed_job_go_with_a_writer_and_a_merge(tmp_path: Path) -> None:
+    for name in ("written", "merged"):
+        kill_a_job(tmp_path / name, None)
+    async with Writer(tmp_path / "written", chunk_size=2) as writer:
+        await writer.put(1)
+    await merge_datasets([tmp_path / "written"] * 2, tmp_path / "merged")
+    assert unnamed(tmp_path / "written") == unnamed(tmp_path / "merged") == set()
+
+
+def test_chunks_of_a_killed_job_stay_while_another_is_at_work(tmp_path: Path) -> None:
+    """Nobody knows whose they are, until it has ended."""
+    out = tmp_path / "out"
+    write(out)
+    kill_a_job(out, "append")
+    before = unnamed(out)
+    living = FolderMark(out)
+    # As of a job that began before: this one removes nothing, since it is told what is wanted.
+    living.leave(0, replaced=(), kept=before)
+    assert {name for name in before if name.startswith("chunk")} <= unnamed(out)
+    (out / "chunk-0-300.bin").touch()
+    write(out, mode="append")
+    assert "chunk-0-300.bin" in unnamed(out)
+    living.take_away()
+    write(out, mode="append")
+    assert "chunk-0-300.bin" in unnamed(out)  # nor is it of a killed job
+
+
+@pytest.mark.parametrize("wrong", ["a machine elsewhere", "garbage", "shares", "an index"])
+def test_what_is_not_certain_stays(wrong: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write(out)
+    kill_a_job(out, "append")
+    before = unnamed(out)
+    (mark,) = out.glob(".aiolit-writing-*")
+    if wrong == "a machine elsewhere":
+        mark.write_text(json.dumps(json.loads(mark.read_text()) | {"machine": "another"}))
+    elif wrong == "garbage":
+        mark.write_text("{}")
+    elif wrong == "shares":
+        (out / "3-index.json").touch()
+    else:
+        os.rename(out / "index.json", out / "kept.json")
+        (out / "index.json").write_text("{")
+    own = FolderMark(out)
+    own.leave(0, replaced=(), kept=())
+    own.take_away()
+    if wrong == "an index":
+        os.replace(out / "kept.json", out / "index.json")
+    assert before <= unnamed(out)
+
+
+def test_a_job_that_was_killed_before_it_began(tmp_path: Path) -> None:
+    (tmp_path / ".aiolit-writing-x").touch()
+    (tmp_path / "chunk-0-0.bin").touch()
+    mark = FolderMark(tmp_path)
+    for _ in range(2):  # again is harmless
+        mark.leave(5, replaced=(), kept=())
+        assert len(list(tmp_path.glob(".aiolit-writing-*"))) == 1
+    for _ in range(2):
+        mark.take_away()
+        assert os.listdir(tmp_path) == ["chunk-0-0.bin"]
 
 
 def test_what_is_held_is_not_abandoned(tmp_path: Path) -> None:

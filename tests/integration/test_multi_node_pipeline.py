@@ -29,6 +29,7 @@ from aiolit.processing.planning import plan_map, plan_optimize
 from aiolit.processing.regions import Handed, Regions
 from aiolit.processing.runs import Run
 from aiolit.processing.several_nodes import map_on_nodes, optimize_on_nodes
+from aiolit.processing.stretches import Stretches
 from aiolit.processing.summary import MapSummary, Summary
 from aiolit.processing.target import finish
 from aiolit.runtime.groups import single_error
@@ -153,6 +154,56 @@ async def test_nodes_may_be_lost_at_any_time(seed: int, ordered: bool, tmp_path:
     samples = read(tmp_path / "out")
     assert (samples if ordered else sorted(samples)) == SAMPLES
     assert (done.samples, done.inputs) == (len(SAMPLES), 120)
+
+
+async def arriving(count: int) -> AsyncIterator[int]:
+    for index in range(count):
+        yield index
+
+
+INPUTS: dict[str, Callable[[int], Any]] = {
+    "iterator": lambda count: iter(range(count)),
+    "async iterator": arriving,
+}
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("kind", INPUTS)
+async def test_nodes_keep_the_order_of_what_is_no_list(
+    seed: int, kind: str, tmp_path: Path
+) -> None:
+    words = random.Random(seed)
+    losses = [(words.randint(1, 30), words.random() < 0.5) for _ in range(3)]
+    inputs = INPUTS[kind](120)
+    done = await optimize(*losses, fn=uneven, inputs=inputs, output_dir=tmp_path / "out")
+    assert read(tmp_path / "out") == SAMPLES
+    assert (done.samples, done.inputs) == (len(SAMPLES), 120)
+
+
+async def test_chunks_of_an_iterator_are_full_but_for_the_first(tmp_path: Path) -> None:
+    inputs = iter(range(7000))
+    done = await optimize(
+        fn=lambda i: i, inputs=inputs, output_dir=tmp_path / "out", chunk_size=100
+    )
+    assert read(tmp_path / "out") == list(range(7000))
+    # 70 chunks, and the short ones of stretches that began before a chunk was stored.
+    assert done.chunks < 70 + 30
+
+
+async def test_an_ordered_job_on_an_iterator_goes_on(tmp_path: Path) -> None:
+    def failing(index: int) -> Iterator[tuple[int, int]]:
+        if index == 90:
+            raise ZeroDivisionError
+        yield from uneven(index)
+
+    options: dict[str, Any] = {"output_dir": tmp_path / "out", "use_checkpoint": True}
+    with pytest.raises(ZeroDivisionError):
+        await optimize(fn=failing, inputs=iter(range(120)), **options)
+    kept = {name for name in names(tmp_path / "out") if name.startswith("chunk")}
+    assert kept
+    await optimize((9, True), fn=uneven, num_nodes=3, inputs=iter(range(120)), **options)
+    assert read(tmp_path / "out") == SAMPLES
+    assert kept <= names(tmp_path / "out")
 
 
 async def test_chunks_are_full_but_for_the_last_of_each_region(tmp_path: Path) -> None:
@@ -284,6 +335,39 @@ def test_regions_hand_out_each_input_once(
             handed += run.inputs
     assert sorted(handed) == [index for index in range(total) if not within(ranges, index)]
     assert regions.is_empty
+
+
+@settings(max_examples=100)
+@given(
+    blocks=st.lists(st.integers(1, 90), max_size=9),
+    asks=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 40)), max_size=60),
+    stored=st.integers(0, 40),
+)
+def test_stretches_hand_out_each_input_once(
+    blocks: list[int], asks: list[tuple[int, int]], stored: int
+) -> None:
+    """And one after the other to each node, but where a stretch ends."""
+    stretches, came, handed = Stretches(3), 0, list[tuple[int, Run]]()
+    stretches.stored(stored)
+
+    def take(node: int, most: int, *, is_end: bool) -> None:
+        nonlocal came
+        if not is_end and stretches.starves(node) and blocks:
+            count = min(blocks.pop(), stretches.wanted(node))
+            stretches.add([Run(0, came, range(came, came + count), skip=came)], count)
+            came += count
+        if (run := stretches.take(node, most, is_end=is_end)) is not None:
+            handed.append((node, run))
+
+    for node, most in asks:
+        take(node, most, is_end=False)
+    for node, most in [*asks, *[(0, 1)] * came]:
+        take(node, most, is_end=True)
+    inputs = [index for _, run in handed for index in run.inputs]
+    assert sorted(inputs) == list(range(came))
+    assert all(list(run.inputs) == list(range(run.first, run.stop)) for _, run in handed)
+    # Whatever a run was cut off, the samples to skip are those of its own first input.
+    assert all(run.skip in (0, run.first) for _, run in handed)
 
 
 @given(

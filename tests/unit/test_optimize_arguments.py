@@ -55,7 +55,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "downloaders": ({"num_downloaders": 0}, "num_downloaders"),
     "a batch": ({"batch_size": 0}, "batch_size"),
     "nodes": ({"num_nodes": 0}, "num_nodes"),
-    "the order of an iterator": ({"num_nodes": 2, "inputs": iter([1])}, "order of a list only"),
     "a machine": ({"machine": "A100"}, "machine"),
     "a start method": ({"start_method": "thread"}, "start_method"),
     "the resolver": ({"optimize_dns": True}, "resolver settings"),

@@ -208,6 +208,34 @@ def test_scalars(value: Any) -> None:
     assert_same(round_trip(value), value)
 
 
+@pytest.mark.parametrize("dtype", NUMPY_DTYPES, ids=str)
+def test_numbers_of_numpy_keep_their_type_without_a_pickle(dtype: np.dtype[Any]) -> None:
+    number, array = np.ones(1, dtype)[0], np.array(1, dtype)
+    own = {"int64": int, "float64": float, "bool": bool}.get(dtype.name)
+    assert_same(round_trip(number), array if own is None else own(1))
+    assert_same(round_trip(array), array)
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "expected"),
+    [
+        (1, np.int64(2), 2),
+        (1, np.uint8(2), 2),
+        (np.int64(1), 2, 2),
+        (True, np.False_, False),
+        (np.True_, False, False),
+        (np.float32(1), 2, np.array(2)),
+        (np.float32(1), 0.1, np.array(0.1)),
+        (np.float32(1), True, np.array(True)),
+        (np.float32(1), np.float64(0.1), np.array(0.1)),
+        (np.array(1, np.int8), np.uint64(2), np.array(2, np.uint64)),
+    ],
+)
+def test_numbers_of_numpy_and_of_python_go_together(first: Any, later: Any, expected: Any) -> None:
+    encoder = choose(first)
+    assert_same(decode(encoder.format_name, bytes(encoder.encode(later))), expected)
+
+
 @given(st.floats())
 def test_floats_bit_by_bit(value: float) -> None:
     assert struct.pack("<d", round_trip(value)) == struct.pack("<d", value)
@@ -259,6 +287,7 @@ def test_encoded_bytes_do_not_follow_later_changes() -> None:
         (torch.zeros(2, 2), torch.zeros(3, dtype=torch.int8)),
         (np.zeros(2), np.zeros(9)),
         (1, -1),
+        (np.float32(1.5), np.array(2, np.int8)),
         ("a", np.str_("b")),
         (Image.new("L", (1, 1)), Image.new("RGB", (3, 3))),
     ],
@@ -280,10 +309,11 @@ def test_later_values_of_the_same_kind(first: Any, later: Any) -> None:
         ("a", b"a", "expected a str .* got bytes"),
         ("a", None, "got NoneType"),
         (True, 1, "expected a bool .* got int"),
-        (True, np.True_, r"expected a bool .* got numpy.bool"),
+        (np.True_, 1, "expected a bool .* got int"),
         (1, True, "expected an int .* got bool"),
         (1, 1.0, "expected an int .* got float"),
-        (1, np.int64(1), "expected an int .* got numpy.int64"),
+        (1, np.float32(1), "expected an int .* got numpy.float32"),
+        (np.int64(1), np.True_, r"expected an int .* got numpy.bool"),
         (1, "1", "expected an int .* got str"),
         (1.0, True, "expected a float .* got bool"),
         (1.0, np.float32(1), "expected a float .* got numpy.float32"),
@@ -297,6 +327,7 @@ def test_later_values_of_the_same_kind(first: Any, later: Any) -> None:
         ),
         (np.zeros(2), [1.0], "got list"),
         (np.zeros((2, 2)), 5, "expected a numpy array"),
+        (np.float32(1), "1", "expected a number or an array .* got str"),
         (np.zeros((2, 2)), torch.zeros(2, 2), "expected a numpy array .* got torch.Tensor"),
         (torch.zeros(2), torch.zeros(2, 2), r"1-D tensor of torch.float32 .* shape \(2, 2\)"),
         (torch.zeros(2), torch.zeros(2).double(), "got torch.Tensor of torch.float64"),
@@ -615,7 +646,7 @@ class Loud:
 
 @pytest.mark.parametrize(
     "value",
-    [None, 1j, {1, 2}, bytearray(b"a"), np.int64(3), np.bool_(True), np.float32(1), np.array(5)],
+    [None, 1j, {1, 2}, bytearray(b"a"), np.longdouble(1), np.array(None), np.ma.array(5)],
 )
 def test_everything_else_is_pickled_with_one_warning(value: Any) -> None:
     path = new_path()

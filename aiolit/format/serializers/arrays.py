@@ -1,4 +1,4 @@
-"""NumPy arrays: of one dimension as bare elements, of more with a header."""
+"""NumPy arrays: of one dimension as bare elements, of any other number with a header."""
 
 from __future__ import annotations
 
@@ -55,22 +55,38 @@ class BareArrayKind(LeafKind):
 
 
 class ArrayKind(LeafKind):
-    """An array with its dtype and shape before the elements."""
+    """An array with its dtype and shape before the elements; so a scalar keeps its dtype too.
+
+    A scalar comes back as an array without dimensions, which is what LitData's reader makes of it:
+    its writer would pickle it.
+    """
 
     name = "numpy"
 
     def claims(self, value: Any) -> bool:
-        return isinstance(value, np.ndarray) and value.ndim > 1
+        if isinstance(value, np.ndarray) and value.ndim > 0:
+            return value.ndim > 1
+        # What has no dimensions and cannot be stored here is left to pickle.
+        return (
+            isinstance(value, np.ndarray | np.generic)
+            and not isinstance(value, np.ma.MaskedArray)
+            and numpy_index(value.dtype) is not None
+        )
 
     def encoder(self, value: Any, path: str) -> LeafEncoder:
-        def encode(value: Any) -> bytes:
-            if not isinstance(value, np.ndarray):
-                raise mismatch(path, "a numpy array", value)
-            index = storable_index(value, path)
-            header = struct.pack(f"<{2 + value.ndim}I", index, value.ndim, *value.shape)
-            return b"".join((header, np.ascontiguousarray(value).data))
+        is_number = np.ndim(value) == 0
+        accepted = (np.ndarray, np.generic, int, float) if is_number else np.ndarray
+        expected = "a number or an array" if is_number else "a numpy array"
 
-        storable_index(value, path)
+        def encode(value: Any) -> bytes:
+            if not isinstance(value, accepted):
+                raise mismatch(path, expected, value)
+            array = value if isinstance(value, np.ndarray) else np.asarray(value)
+            index = storable_index(array, path)
+            header = struct.pack(f"<{2 + array.ndim}I", index, array.ndim, *array.shape)
+            return b"".join((header, np.ascontiguousarray(array).data))
+
+        storable_index(np.asanyarray(value), path)
         return LeafEncoder(path, self.name, encode)
 
     def decoder(self, format_name: str, *, allow_pickle: bool) -> Decode:

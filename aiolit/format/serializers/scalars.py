@@ -5,11 +5,14 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+import numpy as np
+
 from aiolit.errors import ChunkFormatError, SchemaError
 from aiolit.format.serializers.base import Decode, LeafEncoder, LeafKind, Serializer, mismatch
 
 _I64 = struct.Struct("<q")
 _F64 = struct.Struct("<d")
+_INTS = (int, np.integer)
 
 
 class TextKind(LeafKind):
@@ -42,12 +45,12 @@ class StrKind(TextKind):
 
 
 class BoolKind(LeafKind):
-    """One byte, 0 or 1."""
+    """One byte, 0 or 1; numpy's flags too, which come back as Python's."""
 
     name = "bool"
 
     def claims(self, value: Any) -> bool:
-        return isinstance(value, bool)
+        return isinstance(value, bool | np.bool_)
 
     def encoder(self, value: Any, path: str) -> LeafEncoder:
         def encode(value: Any) -> bytes:
@@ -55,6 +58,8 @@ class BoolKind(LeafKind):
                 return b"\x01"
             if value is False:
                 return b"\x00"
+            if isinstance(value, np.bool_):
+                return b"\x01" if value else b"\x00"
             raise mismatch(path, "a bool", value)
 
         return LeafEncoder(path, self.name, encode)
@@ -64,19 +69,22 @@ class BoolKind(LeafKind):
 
 
 class IntKind(LeafKind):
-    """A signed 64-bit number."""
+    """A signed 64-bit number; numpy's too, which come back as Python's.
+
+    Where the first is one of numpy's of fewer bits, the leaf keeps them: see `ArrayKind`.
+    """
 
     name = "int"
 
     def claims(self, value: Any) -> bool:
-        return isinstance(value, int)
+        return isinstance(value, int | np.int64)
 
     def encoder(self, value: Any, path: str) -> LeafEncoder:
         pack = _I64.pack
 
         def encode(value: Any) -> bytes:
             # A bool is an int to Python, but would come back as a number.
-            if not isinstance(value, int) or value is True or value is False:
+            if not isinstance(value, _INTS) or value is True or value is False:
                 raise mismatch(path, "an int", value)
             try:
                 return pack(value)
