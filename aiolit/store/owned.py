@@ -10,6 +10,8 @@ import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["OwnedFolder", "hold", "remove_if_abandoned"]
@@ -35,18 +37,31 @@ def hold(fd: int) -> bool:
 
 def remove_if_abandoned(path: Path) -> bool:
     """Remove a file that no living process holds; say whether it was removed."""
+    with _abandoned(path) as is_abandoned:
+        if is_abandoned:
+            with suppress(OSError):  # gone, or not ours to remove
+                os.unlink(path)
+                return True
+    return False
+
+
+@contextmanager
+def _abandoned(path: Path) -> Iterator[bool]:
+    """Hold a file that no living process holds, and say whether that is so."""
     try:
         fd = os.open(path, _FLAGS)
     except OSError:
-        return False
+        yield False
+        return
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(path)
-    except OSError:  # it is held, or gone, or not ours to remove
-        return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
     finally:
         os.close(fd)
-    return True
 
 
 class OwnedFolder:
@@ -65,16 +80,32 @@ class OwnedFolder:
     def __init__(self, prefix: str, parent: Path | None = None) -> None:
         root = Path(tempfile.gettempdir()) if parent is None else parent
         for lock in root.glob(f"{prefix}*/{_LOCK_NAME}"):
-            if remove_if_abandoned(lock):
-                shutil.rmtree(lock.parent, ignore_errors=True)
+            with _abandoned(lock) as is_abandoned:
+                if is_abandoned:
+                    _remove_locked(lock.parent)
         self.path, self._fd = _locked_folder(prefix, root)
 
     def remove(self) -> None:
         """Remove the folder with all that is in it; again is harmless."""
-        shutil.rmtree(self.path, ignore_errors=True)
         fd, self._fd = self._fd, -1
         if fd >= 0:
+            _remove_locked(self.path)
             os.close(fd)
+
+
+def _remove_locked(path: Path) -> None:
+    """Remove a folder whose lock is held. The lock goes last: where this is killed, the next one
+    finds the folder by it and ends the work."""
+    with suppress(OSError), os.scandir(path) as entries:
+        for entry in entries:
+            if entry.name == _LOCK_NAME:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    os.unlink(entry.path)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _locked_folder(prefix: str, root: Path) -> tuple[Path, int]:

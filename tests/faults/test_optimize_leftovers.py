@@ -119,6 +119,31 @@ async def test_writer_and_merge(tmp_path: Path) -> None:
     assert hidden(other) == [".aiolit-map"]
 
 
+def test_a_removal_that_is_killed_is_ended_by_the_next(tmp_path: Path) -> None:
+    """The lock goes last: it is by the lock that an abandoned folder is found."""
+    code = """
+        import os, sys
+        from pathlib import Path
+        from aiolit.store.owned import OwnedFolder
+
+        folder = OwnedFolder("work-", Path(sys.argv[1]))
+        for number in range(20):
+            (folder.path / f"{number:02}").mkdir()
+            (folder.path / f"{number:02}" / "file").write_bytes(b"x")
+        sys.addaudithook(lambda event, _: event == "os.rmdir" and os.kill(os.getpid(), 9))
+        folder.remove()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(command, env=env, timeout=60, check=False).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert (left / ".lock").exists()
+    another = OwnedFolder("work-", tmp_path)
+    assert list(tmp_path.iterdir()) == [another.path]
+    another.remove()
+    assert not list(tmp_path.iterdir())
+
+
 KILLED = """
     import os, signal, sys
     import aiolit
