@@ -37,8 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 where all is well, 1 where something failed or damage was found, 2 where
         the arguments cannot work, 130 after Ctrl-C.
     """
+    given = sys.argv[1:] if argv is None else list(argv)
     try:
-        args = build_parser().parse_args(argv)
+        if not given:
+            build_parser().print_help(sys.stderr)
+            return 2
+        args = build_parser().parse_args(given)
     except SystemExit as ended:  # argparse has said why
         return ended.code if isinstance(ended.code, int) else 2
     console = Console(as_json=args.json)

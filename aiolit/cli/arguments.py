@@ -103,6 +103,7 @@ def add_command(
         description=textwrap.fill(text, _WIDTH),
         epilog=f"examples:\n{lines}" if lines else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="write the result as JSON")
     parser.set_defaults(module=module)

@@ -25,10 +25,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
             kind=args.kind,
             columns=args.columns,
             undecoded=args.undecoded,
+            checks=args.check_images,
             storage_options=source_options,
             session_options=session,
         )
     )
+    if conversion.note:
+        console.details(conversion.note)
     summary = optimize(
         conversion.fn,
         conversion.inputs,
@@ -36,6 +39,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         **chunk_options(args),
         num_workers=args.num_workers,
         max_retries=args.max_retries,
+        on_error=args.on_error,
         serializers={"stored": StoredSerializer()},
         verbose=console.shows_progress,
         storage_options=storage_options(args.to_storage_option) or source_options,

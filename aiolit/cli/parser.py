@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         "lie.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_optimize(commands)
@@ -193,6 +194,7 @@ def _add_cache(commands: Any) -> None:
         "cache",
         help="look at the chunk cache of this host, and clear it",
         description="Look at the chunk cache of this host, and clear it.",
+        allow_abbrev=False,
     )
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
     for name, text, example in (

@@ -110,9 +110,13 @@ aiolit convert hf://datasets/ylecun/mnist/mnist/train-*.parquet mnist --compress
         action="store_true",
         help="samples hand out images, and what lies in tars, as the bytes of the files",
     )
+    parser.add_argument(
+        "--check-images",
+        action="store_true",
+        help="decode each image of a folder, so that a damaged one is found now (needs Pillow)",
+    )
     _add_chunks(parser)
-    _add_workers(parser)
-    _add_retries(parser)
+    _add_work(parser)
     add_target_store(parser, "SOURCE", "OUTPUT")
 
 
@@ -203,8 +207,8 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         "--on-error",
         choices=("raise", "skip"),
         default="raise",
-        help="what a failure of the function does: end everything (the default), or skip the input "
-        "and report it",
+        help="what an input that fails does: end everything (the default), or be skipped and "
+        "reported",
     )
 
 

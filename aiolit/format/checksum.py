@@ -355,7 +355,8 @@ def verify_records(records: memoryview, trailer: Trailer, source: str) -> None:
 
 
 def _mismatch(source: str, first: int, count: int) -> ChecksumError:
-    return ChecksumError(f"{source}: damaged: {_items(first, count)} differ from their CRC-32")
+    verb = "differs from its" if count == 1 else "differ from their"
+    return ChecksumError(f"{source}: damaged: {_items(first, count)} {verb} CRC-32")
 
 
 def _items(first: int, count: int) -> str:

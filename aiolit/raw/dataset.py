@@ -228,7 +228,7 @@ class StreamingRawDataset(Transforming, Dataset[Any]):
             return self.get_many(index)
         loop, number = portal(), self.checked(index)
         self.source.open_on(loop)
-        return self.transform(loop.call(self.source.get, number))
+        return self.finish_one(loop.call(self.source.get, number), number)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Return the items of a batch, fetched concurrently; torch's ``DataLoader`` calls it."""
@@ -276,13 +276,21 @@ class StreamingRawDataset(Transforming, Dataset[Any]):
         if type(self).__getitem__ is StreamingRawDataset.__getitem__:
             if not self.changes_samples():
                 return values
-            return [self.transform(value) for value in values]
+            return self.transformed(values, lambda place: self._name(numbers[place]))
         found = []
         for value, number in zip(values, numbers, strict=True):
             index = FetchedItem(number)
             index.value = value
             found.append(self[index])
         return found
+
+    def finish_one(self, value: Any, number: int) -> Any:
+        """Make the user's item of its bytes."""
+        return self.transformed([value], lambda _: self._name(number))[0]
+
+    def _name(self, number: int) -> str:
+        item = self.items[number]
+        return ", ".join(file.path for file in (item if isinstance(item, list) else [item]))
 
     def checked(self, index: Any) -> int:
         """Return the number of an item.

@@ -282,7 +282,9 @@ class StreamingDataset(Transforming, Streamable):
         Raises:
             IndexError: There is no such sample; nothing was fetched.
         """
-        return [self.transform(one) for one in read_samples(self.source, *self.places(indices))]
+        chunks, samples = self.places(indices)
+        values = read_samples(self.source, chunks, samples)
+        return self.transformed(values, lambda place: self._name(chunks[place], samples[place]))
 
     # ---- what the reading of it needs ------------------------------------------------------
 
@@ -383,7 +385,12 @@ class StreamingDataset(Transforming, Streamable):
             return self._through_getitem
         if not self.changes_samples():
             return lambda batch: batch.values
-        return lambda batch: [self.transform(value) for value in batch.values]
+        return lambda batch: self.transformed(
+            batch.values, lambda place: self._name(batch.chunks[place], batch.samples[place])
+        )
+
+    def _name(self, chunk: int, sample: int) -> str:
+        return f"sample {sample} of {self.source.index.chunks[chunk].filename}"
 
     def _through_getitem(self, batch: Batch) -> list[Any]:
         found, places = [], self.segments.positions_of(batch.chunks, batch.samples)

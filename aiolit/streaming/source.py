@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
+import re
 import threading
 import weakref
 from collections import OrderedDict
@@ -51,6 +52,9 @@ _MEMORY_BYTES = 1 << 30  # the most a cache in memory holds
 _TURN_BYTES = 256 << 20  # chunks only read whole, that one list of single samples opens at once
 _OPEN_CHUNKS = 64  # mapped chunks kept open for random access
 _MOST_SAMPLES = 1 << 38  # the most that an epoch is planned of; no data set comes near it
+
+# What "s3//bucket/data" and "s3:/bucket/data" become, which are paths.
+_URL_AS_PATH = re.compile(r"/(s3|gs|azure|hf|r2|https?):?/(.+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -372,9 +376,11 @@ def read_local_index(location: Location, index_path: str | Path | None) -> bytes
     if there:
         raise DatasetNotFoundError(
             f"there is no {INDEX} in {path.parent}: it holds no data set, or one whose writing "
-            "has not ended"
+            f"has not ended; `aiolit inspect {path.parent}` says what is there"
         )
-    raise DatasetNotFoundError(f"the data set folder {path.parent} does not exist")
+    meant = _URL_AS_PATH.search(str(path.parent))
+    hint = f"; should it be {meant[1]}://{meant[2]}?" if meant else ""
+    raise DatasetNotFoundError(f"the data set folder {path.parent} does not exist{hint}")
 
 
 async def open_remote(location: Location, options: ReadOptions) -> ChunkSource:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from aiolit.errors import ConfigError
@@ -21,6 +21,21 @@ class Transforming:
         for function in self._transforms:
             sample = function(sample)
         return sample
+
+    def transformed(self, values: Iterable[Any], where: Callable[[int], str]) -> list[Any]:
+        """Return samples after ``transform``; an error of it says of which sample it came.
+
+        Args:
+            values: The samples.
+            where: Names one of them by its place.
+        """
+        found: list[Any] = []
+        try:
+            found.extend(map(self.transform, values))
+        except Exception as error:
+            error.add_note(f"while transform was called for {where(len(found))}")
+            raise
+        return found
 
     def changes_samples(self) -> bool:
         """Whether ``transform`` does anything."""

@@ -610,3 +610,16 @@ def test_ctrl_c_amid_a_chunk(tmp_path: Path, command: str, before: int) -> None:
             process.wait()
     assert (process.returncode, out, err) == (130, "", "aiolit: interrupted\n")
     assert not [path for path in work.rglob("*") if path.is_file() or "bench" in path.name]
+
+
+def test_no_command_shows_what_there_is(call: Call) -> None:
+    ended = call()
+    assert ended.code == 2
+    assert "\n    optimize " in ended.err
+    assert "exit codes:" in ended.err
+
+
+def test_options_are_written_out(call: Call) -> None:
+    ended = call("convert", "from", "to", "--chunk-byte", "5MB")
+    assert ended.code == 2
+    assert "unrecognized arguments: --chunk-byte" in ended.err

@@ -469,3 +469,27 @@ def test_the_workers_run_by_python_m(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "4 samples of 1 inputs" in done.stdout
+
+
+def test_images_that_are_none(call: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    for name, data in {
+        "cat/0.jpg": image_file(0, "JPEG"),
+        "cat/1.jpg": b"broken",
+        "dog/2.png": image_file(2, "PNG"),
+        "dog/3.png": image_file(3, "PNG")[:-40],
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    out = tmp_path / "out"
+    failed = call("convert", folder, out, "--num-workers", 1, fails=1)
+    assert "cat/1.jpg is no image, although its name says so: it begins with b'broken'" in failed
+    assert not out.exists()
+    found = call("convert", folder, out, "--num-workers", 1, "--on-error", "skip")
+    assert [one["input"] for one in found["skipped"]] == ["'cat/1.jpg'"]
+    assert found["samples"] == 3
+    (folder / "cat/1.jpg").unlink()
+    checked = ("convert", folder, tmp_path / "checked", "--num-workers", 1, "--check-images")
+    assert "dog/3.png cannot be decoded: " in call(*checked, fails=1)
+    (folder / "dog/3.png").unlink()
+    assert call(*checked)["samples"] == 2

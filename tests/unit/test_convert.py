@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from aiolit.cli.convert.detect import Found, Kind, Place, find, split_place
-from aiolit.cli.convert.images import find_classes
+from aiolit.cli.convert.images import classes_line, find_classes, image_problem
 from aiolit.cli.convert.leaves import IMAGE, Stored, StoredSerializer, number_leaf
 from aiolit.cli.convert.names import expand_braces
 from aiolit.cli.convert.parquet import Columns, sample_maker
@@ -123,6 +124,35 @@ async def test_splits_that_would_be_mixed_are_noted(tmp_path: Path) -> None:
 
 
 # ---- WebDataset ----------------------------------------------------------------------------------
+
+
+def test_the_classes_are_said() -> None:
+    def said(*keys: str) -> str:
+        return classes_line(keys, find_classes(keys))
+
+    assert said("dog/1.jpg", "cat/2.jpg", "cat/deep/3.jpg") == "2 classes: cat (2), dog (1)"
+    assert said("train/cat/1.jpg", "train/dog/2.jpg") == "1 class: train (2)"
+    assert said("1.jpg", "cat/2.jpg") == "no classes: not all images lie in folders"
+    many = said(*(f"{number:02}/1.jpg" for number in range(12)))
+    assert many.startswith("12 classes: 00 (1), ")
+    assert many.endswith(", 09 (1) and 2 more")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
+def test_images_are_known_by_their_first_bytes(kind: str) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 10, 3)).save(file, kind)
+    data = file.getvalue()
+    assert image_problem(data) == image_problem(data, decode=True) == ""
+    assert "is no image" in image_problem(data[1:])
+    assert image_problem(data[: len(data) // 3]) == ""
+    if kind != "TIFF":  # which warns first
+        assert "cannot be decoded: " in image_problem(data[:20], decode=True)
+
+
+def test_what_is_no_image() -> None:
+    assert image_problem(b"") == "is empty, and no image"
+    assert "it begins with b'<html>'" in image_problem(b"<html>")
 
 
 def tar_bytes(files: Iterable[tuple[str, bytes]]) -> bytes:

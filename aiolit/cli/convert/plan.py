@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from aiolit.cli.convert.detect import Found, Kind, Place, find, split_place
-from aiolit.cli.convert.images import ImageSample, find_classes
+from aiolit.cli.convert.images import ImageSample, classes_line, find_classes
 from aiolit.cli.convert.leaves import check_columns
 from aiolit.cli.convert.webdataset import TarSamples
 from aiolit.runtime.portal import portal
@@ -25,6 +25,7 @@ class Wanted:
         kind: What it is, or None for whatever is there.
         columns: What to keep of each sample, or None for all.
         undecoded: Whether images are handed out as bytes.
+        checks: Whether each image of a folder is decoded, to see that it can be.
         storage_options: Of the client of the source's store.
         session_options: Of its session.
     """
@@ -33,6 +34,7 @@ class Wanted:
     kind: Kind | None
     columns: Sequence[str] | None
     undecoded: bool
+    checks: bool
     storage_options: Mapping[str, Any] | None
     session_options: Mapping[str, Any] | None
 
@@ -53,11 +55,13 @@ class Conversion:
         kind: What the source is.
         fn: Yields the samples of an input.
         inputs: Tars, images, or runs of samples.
+        note: What else there is to say of what was found.
     """
 
     kind: Kind
     fn: Callable[[Any], Any]
     inputs: list[Any]
+    note: str = ""
 
 
 def plan(wanted: Wanted) -> Conversion:
@@ -96,8 +100,9 @@ def plan(wanted: Wanted) -> Conversion:
 
 def _plan_images(wanted: Wanted, place: Place, keys: list[str]) -> Conversion:
     store = open_store(place.root, **wanted.options)
-    fn = ImageSample(store, find_classes(keys), undecoded=wanted.undecoded)
+    classes = find_classes(keys)
+    fn = ImageSample(store, classes, undecoded=wanted.undecoded, checks=wanted.checks)
     if wanted.columns is not None:
         check_columns(fn.names, wanted.columns, place.root)
         fn.columns = tuple(wanted.columns)
-    return Conversion("images", fn, keys)
+    return Conversion("images", fn, keys, note=classes_line(keys, classes))
