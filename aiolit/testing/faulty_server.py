@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from hashlib import md5
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Self
+from urllib.parse import parse_qsl
+from xml.sax.saxutils import escape
 
 _PATIENCE_S = 5.0
 
@@ -165,6 +167,8 @@ class FaultyServer:
             if answer.status is None and status == 200 and not answer.unread:
                 self.objects[asked.path] = sent
                 headers["ETag"] = _etag(sent)
+        elif asked.method == "GET" and "list-type=2" in asked.path:
+            status, body = 200, self._listing(asked.path)
         elif data is not None:
             status, body = 200, data
             headers["ETag"] = _etag(data)
@@ -186,6 +190,19 @@ class FaultyServer:
         lines = [f"{name}: {text}\r\n" for name, text in headers.items() if text is not None]
         head = f"HTTP/1.1 {status} Whatever\r\n{''.join(lines)}\r\n".encode()
         return head, b"" if asked.method == "HEAD" else body
+
+    def _listing(self, path: str) -> bytes:
+        """Return S3's listing of all objects of a bucket below a prefix, on one page."""
+        bucket, _, query = path.partition("?")
+        begin = f"{bucket.rstrip('/')}/"
+        prefix = begin + dict(parse_qsl(query)).get("prefix", "")
+        found = [
+            f"<Contents><Key>{escape(key.removeprefix(begin))}</Key><Size>{len(data)}</Size>"
+            f"<ETag>{escape(_etag(data))}</ETag></Contents>"
+            for key, data in sorted(self.objects.items())
+            if key.startswith(prefix)
+        ]
+        return f"<ListBucketResult>{''.join(found)}</ListBucketResult>".encode()
 
 
 def _etag(data: bytes) -> str:
