@@ -129,7 +129,7 @@ def no_such_machine() -> str:
 
 
 HEAD = """
-import os, sys
+import os, sys, threading
 from pathlib import Path
 import aiolit
 
@@ -139,6 +139,9 @@ def fn(index):
     with (folder / "inputs").open("a") as file:
         file.write(f"{index}\\n")
     if index == 150 and (folder / "fifo").exists():
+        # The head fetches chunks while the nodes go on: what is asked of it needs one to be there.
+        while use_checkpoint and not any((folder / "out").glob("chunk*")):
+            threading.Event().wait(0.01)
         with (folder / "fifo").open("w") as fifo:
             fifo.write("there")
         with (folder / "fifo").open() as fifo:
