@@ -221,14 +221,14 @@ class StreamingRawDataset(Transforming, Dataset[Any]):
             StoreError: A file cannot be fetched; the message names it.
         """
         if isinstance(index, FetchedItem):
-            return self.transform(index.value)
+            return self._finish_one(index.value, index)
         if isinstance(index, slice):
             return self.get_many(range(*index.indices(len(self))))
         if isinstance(index, list | tuple | np.ndarray):
             return self.get_many(index)
         loop, number = portal(), self.checked(index)
         self.source.open_on(loop)
-        return self.finish_one(loop.call(self.source.get, number), number)
+        return self._finish_one(loop.call(self.source.get, number), number)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Return the items of a batch, fetched concurrently; torch's ``DataLoader`` calls it."""
@@ -284,7 +284,7 @@ class StreamingRawDataset(Transforming, Dataset[Any]):
             found.append(self[index])
         return found
 
-    def finish_one(self, value: Any, number: int) -> Any:
+    def _finish_one(self, value: Any, number: int) -> Any:
         """Make the user's item of its bytes."""
         return self.transformed([value], lambda _: self._name(number))[0]
 
