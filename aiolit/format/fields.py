@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from aiolit.errors import IndexFormatError
@@ -116,9 +116,10 @@ class Fields:
         """Return an object, or None where the field is null or missing."""
         return None if self.values.get(key) is None else self.object(key)
 
-    def objects(self, key: str) -> list[Fields]:
-        """Return an array of objects."""
-        return [self._child(item, f"{key}[{n}]") for n, item in enumerate(self.array(key))]
+    def objects(self, key: str) -> Iterator[Fields]:
+        """Yield the objects of an array; one at a time, since there may be millions."""
+        for n, item in enumerate(self.array(key)):
+            yield self._child(item, f"{key}[{n}]")
 
     def file_name(self, key: str) -> str:
         """Return a relative file name that cannot leave the data set's folder."""

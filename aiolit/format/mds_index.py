@@ -19,9 +19,8 @@ def adapt_mds_index(top: Fields) -> Index:
     Raises:
         IndexFormatError: A field is missing, of the wrong type, or differs between shards.
     """
-    shards = top.objects("shards")
     chunks: list[ChunkInfo] = []
-    for shard in shards:
+    for shard in top.objects("shards"):
         if shard.optional_text("format") not in (None, "mds"):
             shard.refuse("format", f"must be 'mds', not {shard.text('format')!r}")
         chunks.append(_adapt_shard(shard))

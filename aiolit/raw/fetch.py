@@ -25,7 +25,7 @@ from aiolit.store.base import Store
 from aiolit.store.connect import open_store
 from aiolit.store.local import LocalStore
 from aiolit.store.threads import run_in_thread
-from aiolit.streaming.counting import counted, reading
+from aiolit.streaming.counting import Reading, counted
 
 _PART_BYTES = 8 << 20  # large files are fetched in parallel parts of this size
 _LARGE_BYTES = 16 << 20
@@ -250,7 +250,7 @@ class FileFetcher:
         elif size >= _LARGE_BYTES:
             data = await self._fetch_parts(key)
         else:
-            with reading(self._stats, key, size):
+            with Reading(self._stats, key, size):
                 small = size <= _SMALL_BYTES
                 data = await (store.get_at_once(key) if small else store.get(key))
             self._stats.requests += 1
@@ -272,7 +272,7 @@ class FileFetcher:
         return b"".join([task.result() for task in tasks])
 
     async def _fetch_part(self, key: str, start: int, end: int, etag: str | None) -> bytes:
-        with reading(self._stats, key, end - start):
+        with Reading(self._stats, key, end - start):
             return await self.store.get_range(key, start, end, etag=etag)
 
 

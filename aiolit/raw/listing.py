@@ -116,14 +116,17 @@ async def is_current(store: Store, root: str, index: RawIndex) -> bool:
 async def _same_page(store: Store, known: Sequence[tuple[str, int]], begin: int) -> bool:
     """Whether the next thousand objects from a place of the list on are those of the list."""
     after = known[begin - 1][0] if begin else ""
-    here: list[tuple[str, int]] = []
+    at = begin
     async with aclosing(store.list(after=after)) as listing:
         async for info in listing:
-            if info.key != INDEX_FILE:
-                here.append((info.key, info.size))
-            if len(here) == _PAGE:
-                break
-    return here == list(known[begin : begin + _PAGE])
+            if info.key == INDEX_FILE:
+                continue
+            if at == len(known) or (info.key, info.size) != known[at]:
+                return False
+            at += 1
+            if at == begin + _PAGE:
+                return True
+    return at == len(known)
 
 
 async def _kept(store: Store, root: str, copy: Path) -> RawIndex | None:

@@ -13,8 +13,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -111,6 +111,7 @@ class _Tracer:
 
 
 _state: dict[str, _Tracer | None] = {"tracer": None}
+_NO_SPAN = nullcontext()  # the usual case, once a request: it may cost nothing
 
 
 def enable_tracer(
@@ -182,22 +183,15 @@ def _tracer(category: str, *, debug: bool = False) -> _Tracer | None:
     return tracer
 
 
-@contextmanager
-def span(category: str, name: str, **details: Any) -> Iterator[None]:
+def span(category: str, name: str, **details: Any) -> AbstractContextManager[None]:
     """Write how long the block took, if there is a trace; no other code runs in this thread
     meanwhile."""
-    if _tracer(category) is None:
-        yield
-        return
-    began = time.perf_counter_ns()
-    try:
-        yield
-    finally:
-        complete(category, name, began, **details)
+    return _NO_SPAN if _tracer(category) is None else _span(category, name, details)
 
 
-@contextmanager
-def side_span(category: str, name: str, *, debug: bool = False, **details: Any) -> Iterator[None]:
+def side_span(
+    category: str, name: str, *, debug: bool = False, **details: Any
+) -> AbstractContextManager[None]:
     """Write how long a block took beside which others run, as tasks of an event loop do.
 
     Args:
@@ -207,9 +201,22 @@ def side_span(category: str, name: str, *, debug: bool = False, **details: Any) 
         details: What is shown with it.
     """
     tracer = _tracer(category, debug=debug)
-    if tracer is None:
+    return _NO_SPAN if tracer is None else _side_span(tracer, category, name, details)
+
+
+@contextmanager
+def _span(category: str, name: str, details: Mapping[str, Any]) -> Iterator[None]:
+    began = time.perf_counter_ns()
+    try:
         yield
-        return
+    finally:
+        complete(category, name, began, **details)
+
+
+@contextmanager
+def _side_span(
+    tracer: _Tracer, category: str, name: str, details: Mapping[str, Any]
+) -> Iterator[None]:
     began, lane = time.perf_counter_ns(), tracer.take_lane()
     try:
         yield

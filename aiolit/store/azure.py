@@ -25,7 +25,7 @@ from aiolit.store.http_reads import HttpReads, Versioned
 from aiolit.store.http_semantics import content_length, if_match, modified, status_error
 from aiolit.store.loop_bound import LoopBound
 from aiolit.store.options import check_key, reject_unknown, take_connection_options
-from aiolit.store.transport import ConnectionOptions, Transport, error_body, network_errors
+from aiolit.store.transport import ConnectionOptions, NetworkErrors, Transport, error_body
 from aiolit.store.upload import MAX_PARTS, Upload, part_nbytes_for
 
 _ACCESS_HELP = (
@@ -155,7 +155,7 @@ class AzureStore(LoopBound[_AzureClient], HttpReads):
             query = f"restype=container&comp=list&prefix={wanted}"
             query += f"&marker={quote(marker, safe='')}" if marker else ""
             async with await self._request("GET", prefix, path="", query=query) as response:
-                with network_errors(self.object_url(prefix)):
+                with NetworkErrors(self.object_url(prefix)):
                     text = await response.text("utf-8-sig")
             page = ET.fromstring(text)
             for blob in page.iter("Blob"):

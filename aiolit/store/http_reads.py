@@ -11,7 +11,7 @@ import aiohttp
 
 from aiolit.store.base import ByteStream, Store, check_range
 from aiolit.store.http_semantics import check_start, check_version, range_header
-from aiolit.store.transport import ResponseStream, network_errors, receive
+from aiolit.store.transport import NetworkErrors, ResponseStream, receive
 
 
 class Versioned(NamedTuple):
@@ -70,7 +70,7 @@ class HttpReads(Store):
         response, _ = await self._get(key, {}, None)
         async with response:
             check_start(response.status, response.headers, 0, url=url)
-            with network_errors(url):
+            with NetworkErrors(url):
                 return await response.read()
 
     @asynccontextmanager

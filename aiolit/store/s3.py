@@ -23,7 +23,7 @@ from aiolit.store.s3_client import S3Client
 from aiolit.store.s3_errors import client_errors
 from aiolit.store.s3_listing import listing_query, parse_listing
 from aiolit.store.s3_options import S3Options, parse_s3_options
-from aiolit.store.transport import network_errors
+from aiolit.store.transport import NetworkErrors
 from aiolit.store.upload import Upload, part_nbytes_for
 
 
@@ -109,7 +109,7 @@ class S3Store(LoopBound[S3Client], HttpReads):
         while True:
             query = listing_query(prefix=self._prefix + prefix, after=start, token=token)
             async with await self._request("GET", None, query=query) as response:
-                with network_errors(url):
+                with NetworkErrors(url):
                     text = await response.read()
             found, token = parse_listing(text, url=url)
             for name, size, etag, modified_s in found:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import NamedTuple
 from urllib.parse import quote, unquote_plus
-from xml.etree import ElementTree
+from xml.parsers.expat import ExpatError, ParserCreate
 
 from aiolit.errors import StoreError
+
+_BEHIND_NAMESPACE = " "  # no name holds one
 
 
 class Listed(NamedTuple):
@@ -45,24 +47,59 @@ def parse_listing(text: bytes, *, url: str) -> tuple[list[Listed], str]:
         StoreError: The answer is no listing.
     """
     try:
-        root = ElementTree.fromstring(text)
-        if _name(root) != "ListBucketResult":
-            raise ValueError(f"it is a {_name(root)}")
-        fields = {_name(child): child.text or "" for child in root}
-        encoded = fields.get("EncodingType") == "url"
-        found = [_listed(child, encoded) for child in root if _name(child) == "Contents"]
-    except (ElementTree.ParseError, KeyError, ValueError) as error:
+        page = _Page(text)
+        encoded = page.fields.get("EncodingType") == "url"
+        found = [_listed(entry, encoded) for entry in page.entries]
+    except (ExpatError, KeyError, ValueError) as error:
         raise StoreError(f"{url}: the server's answer is no listing ({error})", url=url) from error
-    if fields.get("IsTruncated") != "true":
+    if page.fields.get("IsTruncated") != "true":
         return found, ""
-    token = fields.get("NextContinuationToken")
+    token = page.fields.get("NextContinuationToken")
     if not token:
         raise StoreError(f"{url}: a listing that goes on does not say where", url=url)
     return found, token
 
 
-def _listed(entry: ElementTree.Element, encoded: bool) -> Listed:
-    fields = {_name(child): child.text or "" for child in entry}
+class _Page:
+    """A listing's own fields, and those of each of its objects, as texts.
+
+    Straight from the parser: a tree would have thousands of elements, and so many objects made at
+    once set off the garbage collector, which takes longer than all of this.
+    """
+
+    def __init__(self, text: bytes) -> None:
+        self.fields: dict[str, str] = {}
+        self.entries: list[dict[str, str]] = []
+        self._open: list[str] = []
+        self._text = ""
+        parser = ParserCreate(namespace_separator=_BEHIND_NAMESPACE)
+        parser.buffer_text = True
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        parser.CharacterDataHandler = self._characters
+        parser.Parse(text, True)
+
+    def _start(self, name: str, _: object) -> None:
+        name = name.rpartition(_BEHIND_NAMESPACE)[2]  # which not all servers give
+        if not self._open and name != "ListBucketResult":
+            raise ValueError(f"it is a {name}")
+        if name == "Contents" and len(self._open) == 1:
+            self.entries.append({})
+        self._open.append(name)
+        self._text = ""
+
+    def _characters(self, text: str) -> None:
+        self._text += text
+
+    def _end(self, _: object) -> None:
+        name = self._open.pop()
+        if len(self._open) == 1:
+            self.fields[name] = self._text
+        elif len(self._open) == 2 and self._open[1] == "Contents":
+            self.entries[-1][name] = self._text
+
+
+def _listed(fields: dict[str, str], encoded: bool) -> Listed:
     name, changed = fields["Key"], fields.get("LastModified")
     return Listed(
         unquote_plus(name) if encoded else name,
@@ -70,8 +107,3 @@ def _listed(entry: ElementTree.Element, encoded: bool) -> Listed:
         fields.get("ETag") or None,
         datetime.fromisoformat(changed).timestamp() if changed else None,
     )
-
-
-def _name(element: ElementTree.Element) -> str:
-    """Return a tag without its namespace, which not all servers give."""
-    return element.tag.rpartition("}")[2]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
+from types import TracebackType
 
 from aiolit.errors import StoreError, StoreUnavailableError
 from aiolit.runtime.stats import Counters
@@ -14,23 +14,37 @@ from aiolit.store.base import Store
 from aiolit.store.retry import RetryStore
 
 
-@contextmanager
-def reading(stats: Counters, key: str, nbytes: int) -> Iterator[None]:
-    """Time a request, and trace it.
+class Reading:
+    """Times a request and traces it: ``with Reading(stats, key, nbytes):``.
+
+    A class, since a generator's context manager costs ten times as much.
 
     Args:
         stats: Where its seconds are counted, and that it is under way.
         key: The object.
         nbytes: How many of its bytes are asked for.
     """
-    began = time.perf_counter()
-    stats.requests_running += 1
-    try:
-        with side_span("fetch", "read", debug=True, key=key, nbytes=nbytes):
-            yield
-    finally:
-        stats.requests_running -= 1
-        stats.fetch_seconds += time.perf_counter() - began
+
+    __slots__ = ("_began", "_span", "_stats")
+
+    def __init__(self, stats: Counters, key: str, nbytes: int) -> None:
+        self._stats = stats
+        self._span = side_span("fetch", "read", debug=True, key=key, nbytes=nbytes)
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+        self._stats.requests_running += 1
+        self._span.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._span.__exit__(kind, error, traceback)
+        self._stats.requests_running -= 1
+        self._stats.fetch_seconds += time.perf_counter() - self._began
 
 
 def counted(store: Store, stats: Counters, slow_down: Callable[[], None] | None = None) -> Store:

@@ -36,7 +36,7 @@ from aiolit.runtime.line import Line
 from aiolit.runtime.stats import Counters
 from aiolit.runtime.tracing import side_span
 from aiolit.store.base import Store
-from aiolit.streaming.counting import reading
+from aiolit.streaming.counting import Reading
 from aiolit.streaming.places import ChunkPlaces, Items, Place
 
 _NOW = 0  # the turn of what somebody waits for
@@ -331,7 +331,7 @@ class ChunkFetcher:
         config = self._index.config
         try:
             key = stored_name(chunk, config)
-            with reading(self._stats, key, chunk.nbytes):
+            with Reading(self._stats, key, chunk.nbytes):
                 packed = await self._store.get(key)
         except ObjectNotFoundError:
             # LitData replaces compressed files of a local data set by plain ones (format 2.6).
@@ -411,13 +411,13 @@ class ChunkFetcher:
     async def _read_into(
         self, key: str, start: int, out: memoryview, progressed: Callable[[int], None]
     ) -> str | None:
-        with reading(self._stats, key, len(out)):
+        with Reading(self._stats, key, len(out)):
             return await self._store.read_into(key, start, out, on_progress=progressed)
 
     async def _get(self, key: str, start: int, end: int) -> bytes:
         self._stats.bytes_fetched += end - start
         self._stats.requests += 1
-        with reading(self._stats, key, end - start):
+        with Reading(self._stats, key, end - start):
             return await self._store.get_range(key, start, end)
 
     async def _read(
@@ -427,7 +427,7 @@ class ChunkFetcher:
         out = memoryview(bytearray(end - start))
         self._stats.bytes_fetched += end - start
         self._stats.requests += 1
-        with reading(self._stats, key, end - start):
+        with Reading(self._stats, key, end - start):
             return out, await self._store.read_into(key, start, out, etag=etag)
 
     def _count(self, *, fetched: bool) -> None:

@@ -23,7 +23,7 @@ from aiolit.runtime.blocking import in_thread
 from aiolit.runtime.groups import single_error
 from aiolit.runtime.stats import Counters
 from aiolit.store.base import Store
-from aiolit.streaming.counting import reading
+from aiolit.streaming.counting import Reading
 from aiolit.streaming.fetch import ChunkFetcher, Held
 
 Spans = list[tuple[int, int]]
@@ -157,7 +157,7 @@ class ParquetFetcher(ChunkFetcher):
     async def _read_span(
         self, key: str, start: int, out: memoryview, etag: str | None
     ) -> str | None:
-        with reading(self._stats, key, len(out)):
+        with Reading(self._stats, key, len(out)):
             return await self._store.read_into(key, start, out, etag=etag)
 
     async def _footer(self, number: int, chunk: ChunkInfo) -> ParquetFooter:
