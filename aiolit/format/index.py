@@ -79,7 +79,7 @@ def parse_index(data: bytes, *, source: str) -> Index:
     top = parse_object(data, source=source)
     if "chunks" not in top and "shards" in top:
         return adapt_mds_index(top)
-    chunks = top.array("chunks")
+    chunks = list(top.objects("chunks"))
     config_fields = top.optional_object("config")
     if config_fields is None:
         if chunks:
@@ -89,7 +89,7 @@ def parse_index(data: bytes, *, source: str) -> Index:
         config = _parse_config(config_fields)
     parquet = loader_name(config) == "ParquetLoader"
     return Index(
-        chunks=tuple(_parse_chunk(fields, parquet=parquet) for fields in top.objects("chunks")),
+        chunks=tuple(_parse_chunk(fields, parquet=parquet) for fields in chunks),
         config=config,
         updated_at=_parse_updated_at(top),
         extra=top.rest(_TOP),

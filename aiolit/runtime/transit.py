@@ -12,6 +12,7 @@ import io
 import mmap
 import pickle
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count, islice
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -33,6 +34,9 @@ class Transit:
     the batch is pickled whole. Pages are taken when they are first written to and kept until the
     last reference is gone. A worker that was spawned has no part in it: pickled, this is None.
 
+    Batches are packed at once, and not when a queue's thread pickles them: so a worker holds one
+    batch at a time, and a batch that cannot be pickled is an error of the worker like any other.
+
     Args:
         workers: How many workers there are.
         slots: How many batches of a worker may be on their way at once.
@@ -42,7 +46,8 @@ class Transit:
     def __init__(self, workers: int, slots: int, slot_bytes: int = _SLOT_BYTES) -> None:
         self._slots, self._slot_bytes = slots, slot_bytes
         self._used = mmap.mmap(-1, workers * slots)  # a byte for each slot
-        self._memory = memoryview(mmap.mmap(-1, workers * slots * slot_bytes))
+        self._memory = mmap.mmap(-1, workers * slots * slot_bytes)
+        self._view = memoryview(self._memory)
         self._number = next(_numbers)
         _open[self._number] = self
 
@@ -55,41 +60,45 @@ class Transit:
             return None
 
     def parcel(self, worker: int, batch: Any) -> Any:
-        """Return what to hand over: it is unpickled as the batch. Called in the worker."""
-        return Parcel(self, worker, batch) if _has_large(batch) else batch
+        """Return what to hand over in place of a batch: it is unpickled as that batch.
 
-    def pack(self, worker: int, batch: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """Pickle a batch in the worker: the function that makes it again, and its arguments."""
-        for slot in range(worker * self._slots, (worker + 1) * self._slots):
-            if not self._used[slot]:
-                body = io.BytesIO()
-                _Packer(body, self._view(slot)).dump(batch)
-                self._used[slot] = 1
-                return _unpacked, (self._number, slot, body.getvalue())
-        return _as_it_is, (batch,)
+        Called in the worker, by one thread at a time.
+        """
+        if _has_large(batch):
+            for slot in range(worker * self._slots, (worker + 1) * self._slots):
+                if not self._used[slot]:
+                    body = io.BytesIO()
+                    _Packer(body, self._room(slot)).dump(batch)
+                    self._used[slot] = 1
+                    return Parcel(self._number, slot, body.getvalue())
+        return batch
 
     def unpack(self, slot: int, body: bytes) -> Any:
         """Make a batch again, in the process that made the memory, and free its slot."""
         try:
-            return _Unpacker(io.BytesIO(body), self._view(slot)).load()
+            return _Unpacker(io.BytesIO(body), self._room(slot)).load()
         finally:
+            # The pages stay, in the worker that fills them again; here they would count twice.
+            self._memory.madvise(mmap.MADV_DONTNEED, slot * self._slot_bytes, self._slot_bytes)
             self._used[slot] = 0
 
-    def _view(self, slot: int) -> memoryview:
-        return self._memory[slot * self._slot_bytes : (slot + 1) * self._slot_bytes]
+    def _room(self, slot: int) -> memoryview:
+        return self._view[slot * self._slot_bytes : (slot + 1) * self._slot_bytes]
 
     def __reduce__(self) -> tuple[Callable[..., None], tuple[Any, ...]]:
         return _nothing, ()
 
 
+@dataclass(frozen=True, slots=True)
 class Parcel:
-    """A batch whose large values go through shared memory when it is pickled."""
+    """A packed batch: the slot with its large values, and the rest, pickled."""
 
-    def __init__(self, transit: Transit, worker: int, batch: Any) -> None:
-        self._transit, self._worker, self._batch = transit, worker, batch
+    transit: int
+    slot: int
+    body: bytes
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return self._transit.pack(self._worker, self._batch)
+        return _unpacked, (self.transit, self.slot, self.body)
 
 
 class _Packer(ForkingPickler):
@@ -132,10 +141,6 @@ def _has_large(value: Any) -> bool:
 
 def _unpacked(number: int, slot: int, body: bytes) -> Any:
     return _open[number].unpack(slot, body)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 def _nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -136,15 +137,19 @@ class BatchFeed(IterableDataset[Any]):
 
     def _noted(self, run: Run, worker: int) -> Iterator[Any]:
         """Yield batches, and write now and then what has been done for them."""
-        source, board, transit, due = self._source, self.board, self._transit, 0.0
-        before = _figures(source)
-        try:
-            for made, batch in enumerate(source.collated(run, worker, self._collate), 1):
-                board.count(worker, made)
-                if (now := time.perf_counter()) >= due:
-                    board.write(worker, _figures(source) - before)
-                    due = now + _EVERY_S
-                yield batch if transit is None else transit.parcel(worker, batch)
+        source, board, transit = self._source, self.board, self._transit
+        before, numbers, due = _figures(source), count(1), 0.0
+
+        def noted(batch: Any) -> Any:
+            nonlocal due
+            board.count(worker, next(numbers))
+            if (now := time.perf_counter()) >= due:
+                board.write(worker, _figures(source) - before)
+                due = now + _EVERY_S
+            return batch if transit is None else transit.parcel(worker, batch)
+
+        try:  # by map, which keeps no batch while the next one is made
+            yield from map(noted, source.collated(run, worker, self._collate))
         finally:
             board.write(worker, _figures(source) - before, ended=True)
 

@@ -299,15 +299,14 @@ class StreamingDataset(Transforming, Streamable):
         """Yield one worker's batches, collated; fixed-size samples column by column."""
         columns = None if collate is not None else self._columns()
         if columns is None:
-            yield from super().collated(run, worker, collate)
-            return
+            return super().collated(run, worker, collate)
 
         def batch_of(reader: LaneReader, wants: Wants, again: list[Any]) -> Any:
             if again or not isinstance(reader, RunsReader):
                 return default_collate(self._listed(reader, wants, again))
             return reader.collated(wants, columns)
 
-        yield from self.read(run, worker, batch_of)
+        return self.read(run, worker, batch_of)
 
     def options(self) -> OrderOptions:
         """Return what fixes the order; see ``Streamable``."""

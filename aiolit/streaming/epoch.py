@@ -175,14 +175,17 @@ class Streamable(IterableDataset[Any]):
                 a subclass may do in another way with the same result.
         """
         make = default_batch if collate is None else collate
-        for samples in self.batches(run, worker):
+
+        def collated(samples: list[Any]) -> Any:
             began = time.perf_counter()
             with span("collate", "collate", samples=len(samples)):
                 batch = make(samples)
             for counters in self.counters()[:1]:
                 counters.batches += 1
                 counters.collate_seconds += time.perf_counter() - began
-            yield batch
+            return batch
+
+        return map(collated, self.batches(run, worker))  # keeps none, as a generator's locals do
 
     def read(
         self, run: Run, worker: int, batch_of: BatchOf[T], *, together: int = 1

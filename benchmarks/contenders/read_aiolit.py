@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import aiolit.store.s3  # noqa: F401  # imported on first use; here the clock starts after imports
 from aiolit import StreamingDataLoader, StreamingDataset, StreamingRawDataset, TokensLoader
 
 if TYPE_CHECKING:
-    from benchmarks.contenders.job import Job
+    from benchmarks.contenders.job import Job, read_job
     from benchmarks.contenders.reading import decode, main
 else:
-    from job import Job
+    from job import Job, read_job
     from reading import decode, main
 
 
@@ -53,4 +52,6 @@ def picker(job: Job) -> Callable[[Sequence[int]], Sequence[Any]]:
 
 
 if __name__ == "__main__":
+    if read_job().remote:  # imported on first use; here the clock starts after imports
+        import aiolit.store.s3  # noqa: F401
     main(loader=loader, picker=picker)

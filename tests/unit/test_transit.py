@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiolit.runtime.transit import Parcel, Transit
+from aiolit.runtime.transit import Transit
 
 LARGE = bytes(range(256)) * 40
 
@@ -115,7 +115,7 @@ def test_a_forked_process_fills_the_slots_and_this_one_frees_them() -> None:
 def _send(transit: Transit, pipe: Connection) -> None:
     for number in range(20):
         pipe.recv()
-        pipe.send(Parcel(transit, 0, [LARGE, number]))
+        pipe.send(transit.parcel(0, [LARGE, number]))
 
 
 def test_the_memory_goes_with_the_last_reference() -> None:
