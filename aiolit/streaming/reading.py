@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ from aiolit.plan.stream import LaneStream, Taken
 from aiolit.runtime.ahead import spread
 from aiolit.runtime.budget import ByteBudget
 from aiolit.runtime.portal import Portal, portal
+from aiolit.runtime.read_ahead import ReadAhead
 from aiolit.runtime.tracing import complete
 from aiolit.streaming.columns import ColumnCollate, Rows
 from aiolit.streaming.deck import LaneReader, ReadableDeck, ReadableShares
@@ -29,6 +31,7 @@ from aiolit.streaming.fetch import Held
 from aiolit.streaming.source import ChunkSource
 
 _AHEAD_BYTES = 1 << 30  # pieces that are open or on their way, per stream
+_PAGES_AHEAD = 128 << 20  # bytes of local chunks that the kernel reads before they are opened
 _EARLY_SHARE = 25  # at most 4 % of the bytes are fetched by range before their chunks arrive
 _TOGETHER_BYTES = 256 << 10  # small batches are made together, up to so many bytes
 _DRAWS = 16  # pieces that are tried for a sample in the place of a batch that fails whole
@@ -145,7 +148,10 @@ class RunsReader(LaneReader):
         self._made: Iterator[Any] = iter(())  # batches that were made together
         self._feed: PieceFeed | None = None
         self._portal: Portal | None = None
-        total = sum(piece_bytes(self._source, stream))
+        self._ends = list(accumulate(piece_bytes(self._source, stream)))
+        self._pages: ReadAhead | None = None
+        self._advised = 0  # pieces whose pages are there or coming
+        total = self._ends[-1] if self._ends else 0
         self._mean = max(1, total // max(1, stream.num_samples))
         self._early_bytes = total // _EARLY_SHARE
 
@@ -164,6 +170,8 @@ class RunsReader(LaneReader):
         self._readers.clear()
         self._tables.clear()
         self._held.clear()
+        if self._pages is not None:
+            self._pages.close()
         if self._feed is not None:
             self._feed.close()
             self._source.stats.chunks_ahead = self._source.stats.bytes_ahead = 0
@@ -365,6 +373,8 @@ class RunsReader(LaneReader):
             if self._is_early(missing, batch):
                 return False
             self._start(self._portal)
+        else:
+            self._read_ahead(missing[-1])
         for piece in missing:
             if self._feed is not None:
                 held = self._feed.get(piece)
@@ -396,6 +406,17 @@ class RunsReader(LaneReader):
         """Begin to fetch chunks ahead."""
         if self._feed is None:
             self._feed = PieceFeed(portal, lambda: make_window(self._plan, self._stream))
+
+    def _read_ahead(self, opening: int) -> None:
+        """Have the pages of local chunks come: up to the piece that is opened now, and of more."""
+        if self._pages is None:
+            self._pages = ReadAhead()
+        last = self._ends[opening] + _PAGES_AHEAD
+        while self._advised < len(self._ends) and self._ends[self._advised] <= last:
+            piece = self._stream.pieces[self._advised]
+            self._advised += 1
+            if piece.samples is None:
+                self._pages.advise(*self._source.extent(piece))
 
     def _is_early(self, missing: list[int], batch: int) -> bool:
         """Whether to read a batch by range because its chunks, much larger, are still coming."""
