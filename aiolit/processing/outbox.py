@@ -13,6 +13,7 @@ __all__ = ["FLUSH_BYTES", "FLUSH_S", "Outbox"]
 
 FLUSH_BYTES = 1 << 20
 FLUSH_S = 0.1
+_SMALL_PART = 4096  # bytes, on average
 
 
 class Outbox:
@@ -70,8 +71,9 @@ class Outbox:
             seconds=now - self._started,
         )
         self._flushed = now
-        # One buffer, so that the parent can cut it anywhere; a single large part is not copied.
-        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        # Small parts are many: to join them costs less than to send each.
+        small = self._nbytes < _SMALL_PART * len(self._parts)
+        data = b"".join(self._parts) if small else self._parts
         sizes, dims = memoryview(self._sizes), memoryview(self._dims)
         self._channel.send((Kind.PIECE, meta), [sizes, dims, data])
         self._sizes, self._dims = array("q"), array("q")

@@ -18,10 +18,13 @@ from itertools import accumulate
 from typing import Any, TypeAlias
 
 import cloudpickle
+import numpy as np
 
 __all__ = ["AsyncChannel", "Channel", "ChannelClosedError", "ChannelLimitError", "ChannelLimits"]
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
+# What is one buffer at the other end: bytes, or pieces of it, which are not joined before.
+Gathered: TypeAlias = BytesLike | list[BytesLike]
 
 _PREFIX = struct.Struct("<IIQ")
 _ALIGNMENT = 8
@@ -75,21 +78,23 @@ class ChannelLimits:
 DEFAULT_LIMITS = ChannelLimits()
 
 
-def encode(header: object, buffers: Sequence[BytesLike], limits: ChannelLimits) -> list[memoryview]:
-    """Lay a message out as the pieces to send, in order; the buffers are not copied."""
-    views = [_flat(buffer) for buffer in buffers]
+def encode(header: object, buffers: Sequence[Gathered], limits: ChannelLimits) -> list[memoryview]:
+    """Lay a message out as the pieces to send, in order; large ones are not copied."""
+    parts = [
+        [_flat(part) for part in (buffer if isinstance(buffer, list) else [buffer])]
+        for buffer in buffers
+    ]
+    sizes = [sum(view.nbytes for view in views) for views in parts]
     pickled = cloudpickle.dumps(header)
-    total = sum(view.nbytes for view in views)
-    limits.check(len(pickled), len(views), total)
-    head = _PREFIX.pack(len(pickled), len(views), total)
-    sizes = struct.pack(f"<{len(views)}Q", *(view.nbytes for view in views))
-    pieces = [memoryview(head + sizes + pickled)]
-    for view in views:
-        if view.nbytes:
-            pieces.append(view)
-        if padding := -view.nbytes % _ALIGNMENT:
+    total = sum(sizes)
+    limits.check(len(pickled), len(sizes), total)
+    head = _PREFIX.pack(len(pickled), len(sizes), total)
+    pieces = [memoryview(head + struct.pack(f"<{len(sizes)}Q", *sizes) + pickled)]
+    for views, size in zip(parts, sizes, strict=True):
+        pieces += [view for view in views if view.nbytes]
+        if padding := -size % _ALIGNMENT:
             pieces.append(memoryview(_PADDING)[:padding])
-    return pieces
+    return _joined(pieces)
 
 
 class _Frame:
@@ -103,7 +108,8 @@ class _Frame:
         self._want(_PREFIX.size)
 
     def _want(self, nbytes: int) -> None:
-        self.target = memoryview(bytearray(nbytes))
+        # numpy takes memory and does not touch it: the bytes to come are its first.
+        self.target = np.empty(nbytes, np.uint8).data
         self.filled = 0
 
     def advance(self, nbytes: int) -> None:
@@ -177,8 +183,10 @@ class Channel:
         self._sock = sock
         self._limits = limits
 
-    def send(self, header: object, buffers: Sequence[BytesLike] = ()) -> None:
+    def send(self, header: object, buffers: Sequence[Gathered] = ()) -> None:
         """Send a message straight from the buffers and return when the kernel has all of it.
+
+        A list of buffers arrives as one.
 
         Raises:
             ChannelLimitError: It is too large; nothing was sent.
@@ -300,7 +308,7 @@ class AsyncChannel:
                 cancelled halfway.
         """
         self._check_sendable()
-        await self._send(_joined(encode(header, buffers, self._limits)))
+        await self._send(encode(header, buffers, self._limits))
 
     async def send_line(self, line: bytes) -> None:
         """Send bytes and a line end outside any message, for a reader that has no channel yet."""
