@@ -39,17 +39,21 @@ TRAILER = struct.Struct("<IIII8s")
 
 _BLOCK_GOAL = 4096
 _SMALL_ITEM = 1024
+_TINY_GOAL = 16384
+_TINY_ITEM = 64
 
 Buffer = bytes | bytearray | memoryview
 
 
 def choose_block(num_items: int, nbytes: int) -> int:
-    """Choose K: one item per block from 1 KiB a piece on, else a power of two worth about 4 KiB."""
+    """Choose K: one item per block from 1 KiB a piece on, else a power of two worth about 4 KiB, or
+    16 KiB of tiny ones: those are read by the thousand, and each block takes a call to check."""
     mean = nbytes / max(num_items, 1)
     if mean >= _SMALL_ITEM:
         return 1
+    goal = _BLOCK_GOAL if mean >= _TINY_ITEM else _TINY_GOAL
     # A record costs 4 bytes an item, so that counts towards what one sample makes us fetch.
-    wanted = min(_BLOCK_GOAL / (mean + 4), float(max(num_items, 1)))
+    wanted = min(goal / (mean + 4), float(max(num_items, 1)))
     return 1 << max(0, round(float(np.log2(wanted))))
 
 

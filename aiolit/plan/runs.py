@@ -113,6 +113,11 @@ class Runs:
         found: Ints = self.ends[run] - self.stop[run] + np.asarray(samples, np.int64)
         return [int(place) for place in found]
 
+    def sample_at(self, position: int) -> tuple[int, int]:
+        """Return ``(chunk, sample index)`` of the sample at a position."""
+        run = self.ends.searchsorted(position, side="right")
+        return int(self.chunk[run]), int(self.stop[run] - self.ends[run]) + position
+
     def samples_at(self, positions: Ints) -> tuple[Ints, Ints]:
         """Return ``(chunk, sample index)`` of the samples at the positions."""
         run = np.searchsorted(self.ends, positions, side="right")

@@ -274,7 +274,9 @@ class StreamingDataset(Transforming, Streamable):
             return self.get_many(range(*index.indices(self.num_samples)))
         if isinstance(index, list | tuple | np.ndarray):
             return self.get_many(index)
-        return self.get_many([index])[0]
+        chunk, sample = self.segments.sample_at(self._checked(index))
+        values = read_samples(self.source, [chunk], [sample])
+        return self.transformed(values, lambda _: self._name(chunk, sample))[0]
 
     def get_many(self, indices: Iterable[Any]) -> list[Any]:
         """Return samples in the order asked for, fetched together with few requests.
@@ -353,9 +355,10 @@ class StreamingDataset(Transforming, Streamable):
             raise TypeError(
                 f"a sample is asked for by a whole number, a slice or a list, not {index!r}"
             ) from None
-        if not -self.num_samples <= number < self.num_samples:
-            raise IndexError(f"index {number} is out of range: {self.num_samples} samples")
-        return number % self.num_samples
+        count = self.num_samples
+        if not -count <= number < count:
+            raise IndexError(f"index {number} is out of range: {count} samples")
+        return number % count
 
     def places(self, indices: Iterable[Any]) -> tuple[list[int], list[int]]:
         """Return the chunk of each sample, and its index there.

@@ -459,7 +459,7 @@ def read_samples(source: ChunkSource, chunks: list[int], samples: list[int]) -> 
     """Read single samples, wherever they lie, in the order asked for; few requests, all at once."""
     if not chunks:
         return []
-    if all(source.is_direct(chunk) for chunk in set(chunks)):
+    if all(map(source.is_direct, set(chunks))):
         direct = [source.direct_reader(chunk) for chunk in chunks]
         return [
             reader.sample(sample)

@@ -62,7 +62,14 @@ LARGE = [b"a" * 1500, b"b" * 1100]
 
 @pytest.mark.parametrize(
     ("num_items", "nbytes", "k"),
-    [(1, 0, 1), (10, 10240, 1), (1000, 1023 * 1000, 4), (1000, 24_000, 128), (3, 30, 4)],
+    [
+        (1, 0, 1),
+        (10, 10240, 1),
+        (1000, 1023 * 1000, 4),
+        (1000, 24_000, 512),
+        (1000, 64_000, 64),
+        (3, 30, 4),
+    ],
 )
 def test_block_size(num_items: int, nbytes: int, k: int) -> None:
     assert choose_block(num_items, nbytes) == k
