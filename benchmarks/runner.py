@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -293,9 +294,12 @@ def _warm_memory() -> None:
     it costs to fill it: that would be on the bill of whoever happens to be next. By huge pages, for
     the kernel hands those out last, and the page cache asks for them.
     """
-    with mmap.mmap(-1, _WARM_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
-        memory.madvise(mmap.MADV_HUGEPAGE)
-        for at in range(0, _WARM_BYTES, mmap.PAGESIZE):
+    free = os.sysconf("SC_AVPHYS_PAGES") * mmap.PAGESIZE
+    nbytes = min(_WARM_BYTES, free // 2)
+    with mmap.mmap(-1, nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        with suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        for at in range(0, nbytes, mmap.PAGESIZE):
             memory[at] = 1
 
 

@@ -12,6 +12,7 @@ import io
 import mmap
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count, islice
 from multiprocessing.reduction import ForkingPickler
@@ -79,7 +80,8 @@ class Transit:
             return _Unpacker(io.BytesIO(body), self._room(slot)).load()
         finally:
             # The pages stay, in the worker that fills them again; here they would count twice.
-            self._memory.madvise(mmap.MADV_DONTNEED, slot * self._slot_bytes, self._slot_bytes)
+            with suppress(OSError):  # memory that is locked
+                self._memory.madvise(mmap.MADV_DONTNEED, slot * self._slot_bytes, self._slot_bytes)
             self._used[slot] = 0
 
     def _room(self, slot: int) -> memoryview:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -16,7 +17,7 @@ from aiolit.runtime import tracing
 from aiolit.runtime.ahead import Ahead
 from aiolit.runtime.stats import LEVELS, Counters
 from aiolit.runtime.transit import Transit
-from aiolit.streaming.epoch import Streamable
+from aiolit.streaming.epoch import Streamable, applied
 from aiolit.streaming.run import Run
 
 Collate = Callable[[list[Any]], Any]
@@ -110,11 +111,14 @@ class BatchFeed(IterableDataset[Any]):
                 gc.freeze()
             tracing.join(self._trace, process=f"loader worker {info.id}")
             batches = self._noted(run, info.id)
-        if not self._threads:
+        if self._threads:
+            one_by_one = (batch for batch in batches)
+            self._making = Ahead(one_by_one, threads=self._threads, depth=self._ahead)
+            batches = iter(self._making)
+        if info is None or self._transit is None:
             return batches
-        one_by_one = (batch for batch in batches)
-        self._making = Ahead(one_by_one, threads=self._threads, depth=self._ahead)
-        return iter(self._making)
+        # Behind the threads: what they have made and nobody takes must not keep its slot.
+        return applied(partial(self._transit.parcel, info.id), batches)
 
     @property
     def ready(self) -> int:
@@ -137,7 +141,7 @@ class BatchFeed(IterableDataset[Any]):
 
     def _noted(self, run: Run, worker: int) -> Iterator[Any]:
         """Yield batches, and write now and then what has been done for them."""
-        source, board, transit = self._source, self.board, self._transit
+        source, board = self._source, self.board
         before, numbers, due = _figures(source), count(1), 0.0
 
         def noted(batch: Any) -> Any:
@@ -146,10 +150,10 @@ class BatchFeed(IterableDataset[Any]):
             if (now := time.perf_counter()) >= due:
                 board.write(worker, _figures(source) - before)
                 due = now + _EVERY_S
-            return batch if transit is None else transit.parcel(worker, batch)
+            return batch
 
-        try:  # by map, which keeps no batch while the next one is made
-            yield from map(noted, source.collated(run, worker, self._collate))
+        try:
+            yield from applied(noted, source.collated(run, worker, self._collate))
         finally:
             board.write(worker, _figures(source) - before, ended=True)
 

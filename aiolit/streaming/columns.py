@@ -68,6 +68,8 @@ class ColumnCollate:
             tensor = self._columns[0](rows)
             return None if tensor is None else [tensor]
         at = 4 * len(self._columns)
+        if rows.shape[1] < at:
+            return None
         head = rows[:, :at].view("<u4" if at % 8 else "<u8")  # few words compare faster
         if (head != head[0]).any():
             return None
@@ -89,7 +91,7 @@ def _parts(leaf: torch.Tensor, count: int) -> Iterator[torch.Tensor]:
     keep all of them. There are whole batches only."""
     if leaf.dtype is torch.bfloat16:  # which numpy has not; its copies take half the time
         return map(torch.clone, torch.split(leaf, count))
-    batches = leaf.numpy().reshape(-1, count, *leaf.shape[1:])
+    batches = leaf.numpy().reshape(len(leaf) // count, count, *leaf.shape[1:])
     return map(torch.from_numpy, map(np.ndarray.copy, batches))
 
 

@@ -305,8 +305,7 @@ class StreamingDataLoader(DataLoader[Any]):
         board = Board(max(1, self.num_workers), shared=self.num_workers > 0)
         transit = None
         if self.num_workers:
-            slots = (self.prefetch_factor or _AHEAD) + (self._ahead if self._threads else 0)
-            transit = Transit.open(self.num_workers, slots)
+            transit = Transit.open(self.num_workers, self.prefetch_factor or _AHEAD)
         feed = BatchFeed(
             self._source,
             run,

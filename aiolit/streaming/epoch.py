@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -23,6 +23,7 @@ from aiolit.streaming.workers import check_worker, warn_of_no_batch, warn_of_rep
 
 _TOGETHER = 32  # single samples that are read at a time
 
+S = TypeVar("S")
 T = TypeVar("T")
 Wants = Sequence[tuple[int, int]]  # lanes, and how many samples of each
 BatchOf = Callable[[LaneReader, Wants, list[Any]], T]
@@ -185,7 +186,7 @@ class Streamable(IterableDataset[Any]):
                 counters.collate_seconds += time.perf_counter() - began
             return batch
 
-        return map(collated, self.batches(run, worker))  # keeps none, as a generator's locals do
+        return applied(collated, self.batches(run, worker))
 
     def read(
         self, run: Run, worker: int, batch_of: BatchOf[T], *, together: int = 1
@@ -456,3 +457,14 @@ class Streamable(IterableDataset[Any]):
     ) -> tuple[Dealt[ReadableShares], int]:
         deck = self._deck_at(position, options, deal)
         return deal_epoch(deck, position.epoch, position.legs, deal)
+
+
+def applied(function: Callable[[S], T], values: Iterable[S]) -> Iterator[T]:
+    """Yield what a function makes of each value, and keep neither while the next one is made.
+
+    ``map`` would take a ``StopIteration`` that the function lets out for the end.
+    """
+    for value in values:
+        held = [value]
+        del value
+        yield function(held.pop())

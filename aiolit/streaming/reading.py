@@ -32,6 +32,7 @@ from aiolit.streaming.source import ChunkSource
 
 _AHEAD_BYTES = 1 << 30  # pieces that are open or on their way, per stream
 _PAGES_AHEAD = 128 << 20  # bytes of local chunks that the kernel reads before they are opened
+_PIECES_AHEAD = 64
 _EARLY_SHARE = 25  # at most 4 % of the bytes are fetched by range before their chunks arrive
 _TOGETHER_BYTES = 256 << 10  # small batches are made together, up to so many bytes
 _DRAWS = 16  # pieces that are tried for a sample in the place of a batch that fails whole
@@ -411,12 +412,18 @@ class RunsReader(LaneReader):
         """Have the pages of local chunks come: up to the piece that is opened now, and of more."""
         if self._pages is None:
             self._pages = ReadAhead()
-        last = self._ends[opening] + _PAGES_AHEAD
-        while self._advised < len(self._ends) and self._ends[self._advised] <= last:
-            piece = self._stream.pieces[self._advised]
-            self._advised += 1
-            if piece.samples is None:
-                self._pages.advise(*self._source.extent(piece))
+        last, left = self._ends[opening] + _PAGES_AHEAD, 2 * _PAGES_AHEAD
+        # So many at once: a window may be as wide as the data set, and chunks may be tiny.
+        for number in range(self._advised, min(self._advised + _PIECES_AHEAD, len(self._ends))):
+            if left <= 0 or self._ends[number] > last:
+                break
+            piece = self._stream.pieces[number]
+            self._advised = number + 1
+            extent = self._source.extent(piece) if piece.samples is None else None
+            if extent is not None:
+                path, start, stop = extent
+                self._pages.advise(path, start, min(stop, start + _PAGES_AHEAD))
+                left -= stop - start
 
     def _is_early(self, missing: list[int], batch: int) -> bool:
         """Whether to read a batch by range because its chunks, much larger, are still coming."""

@@ -221,10 +221,11 @@ class ChunkSource:
         self.stats.chunks += 1
         return Held(self._bound.open(memoryview(mapped), self.index.chunks[chunk], str(path)))
 
-    def extent(self, piece: Piece) -> tuple[Path, int, int]:
+    def extent(self, piece: Piece) -> tuple[Path, int, int] | None:
         """Return about where a piece of a local chunk lies: its file, first byte, and end."""
         path, chunk = self._direct_path(piece.chunk), self.index.chunks[piece.chunk]
-        assert path is not None
+        if path is None:
+            return None
         mean = chunk.nbytes / max(1, int(self.counts[piece.chunk]))
         return path, int(piece.start * mean), int(piece.stop * mean)
 

@@ -88,3 +88,30 @@ def test_a_state_is_that_of_the_batch_handed_out(folder: Path) -> None:
     again = loader_of(folder, 2)
     again.load_state_dict(loader.state_dict())
     assert sorted(seen + check(list(again))) == list(range(COUNT))
+
+
+def test_what_threads_have_made_and_nobody_takes_keeps_no_slot(folder: Path) -> None:
+    loader = loader_of(folder, 1, persistent_workers=True, decode_threads=1)
+    for _ in range(4):
+        batches = iter(loader)
+        check([next(batches) for _ in range(2)])
+        del batches
+    assert sorted(check(list(loader))) == list(range(COUNT))
+    assert loader._feed is not None
+    assert loader._feed._transit is not None
+    assert not any(bytes(loader._feed._transit._used))
+
+
+def exhausted(samples: list[Any]) -> Any:
+    if any(sample["n"] == 30 for sample in samples):
+        next(iter(()))
+    return len(samples)
+
+
+@pytest.mark.parametrize("options", [{}, {"decode_threads": 1}])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_collate_that_lets_stop_iteration_out_does_not_end_the_epoch(
+    folder: Path, workers: int, options: dict[str, Any]
+) -> None:
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(loader_of(folder, workers, collate_fn=exhausted, **options))

@@ -54,6 +54,7 @@ SAMPLES: dict[str, Callable[[int], Any]] = {
     "tensor": lambda i: {"t": torch.full((4,), float(i)), "z": torch.tensor(i), "b": i},
     "matrix": lambda i: torch.full((2, 2), i, dtype=torch.int32),
     "flags": lambda i: np.array([i % 2 == 0, True]),
+    "nothing": lambda i: {"v": np.zeros(0, np.float32), "n": i},
 }
 
 
@@ -199,3 +200,10 @@ def test_a_shape_that_changes_within_a_window(write_dataset: WriteDataset) -> No
     assert [next(batches)["i"][0].item() for _ in range(17)] == list(range(0, 68, 4))
     with pytest.raises(RuntimeError, match="stack expects each tensor to be equal size"):
         next(batches)
+
+
+def test_rows_shorter_than_the_sizes_of_their_leaves_are_left_to_who_says_so() -> None:
+    index, _ = assemble([{"a": 1, "b": 2.0, "c": True, "d": 4}], chunk_size=100)
+    collate = column_collate(index)
+    assert collate is not None
+    assert all(collate(np.zeros((3, nbytes), np.uint8)) is None for nbytes in range(1, 20))

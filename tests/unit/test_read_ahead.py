@@ -45,7 +45,9 @@ def in_memory(path: Path, at: int) -> bool:
 
 
 def finish(ahead: ReadAhead) -> None:
-    ahead._thread.shutdown(wait=True)
+    assert ahead._thread is not None
+    ahead._wanted.put(None)
+    ahead._thread.join()
 
 
 def test_the_pages_are_there_before_anyone_reads_them(cold: Path) -> None:
@@ -73,3 +75,13 @@ def test_closing_forgets_what_has_not_begun(cold: Path) -> None:
     ahead.close()
     finish(ahead)
     assert not in_memory(cold, 40 * MIB)
+
+
+def test_a_piece_under_way_does_not_hold_up_the_end(cold: Path) -> None:
+    """A file that never ends is read step by step, until somebody closes."""
+    ahead = ReadAhead()
+    ahead.advise(Path("/dev/zero"), 0, 1 << 62)
+    ahead.close()
+    assert ahead._thread is not None
+    ahead._thread.join(20)
+    assert not ahead._thread.is_alive()
