@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import pickle
 import warnings
-from contextlib import suppress
 
 from aiolit.processing.async_worker import AsyncWorker
 from aiolit.processing.failure import describe
@@ -15,10 +13,10 @@ from aiolit.processing.protocol import Kind
 from aiolit.processing.setup import Setup, is_async_function
 from aiolit.processing.worker import Worker
 from aiolit.runtime.channel import Channel, ChannelClosedError
+from aiolit.runtime.memory import keep_freed_memory
 
 __all__ = ["serve"]
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 16 << 20
 
 
@@ -31,23 +29,11 @@ def serve(channel: Channel, setup_data: bytes, number: int) -> None:
         return
 
 
-def _keep_memory() -> None:
-    """Have glibc keep freed memory, some megabytes of it, for the next samples.
-
-    By default it gives back what is larger than 128 KiB, or at the end of its heap, and gets it
-    again for the next sample: a page fault for each 4 KiB.
-    """
-    with suppress(AttributeError, OSError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-
-
 def _serve(channel: Channel, setup_data: bytes, number: int) -> None:
     # What the worker was born with is not looked through again and again for garbage, nor at its
     # end, which takes 6 ms so and else 25. What the function brings along is.
     gc.freeze()
-    _keep_memory()
+    keep_freed_memory(_KEPT_BYTES)
     # The caller is warned once of leaves that are pickled, by the parent and not by each worker.
     warnings.filterwarnings("ignore", r"leaf '.*' is an? .* and is pickled", UserWarning)
     try:

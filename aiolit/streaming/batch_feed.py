@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from aiolit.runtime import tracing
 from aiolit.runtime.ahead import Ahead
+from aiolit.runtime.memory import keep_freed_memory
 from aiolit.runtime.stats import LEVELS, Counters
 from aiolit.runtime.transit import Transit
 from aiolit.streaming.epoch import Streamable, applied
@@ -24,6 +25,7 @@ Collate = Callable[[list[Any]], Any]
 
 _NAMES = list(Counters().as_dict())
 _IS_LEVEL = np.array([name in LEVELS for name in _NAMES])
+_KEPT_BYTES = 32 << 20  # by a worker, of a batch that is gone, for the next
 _EVERY_S = 0.05  # all figures are written so often, and at the end
 
 
@@ -109,6 +111,7 @@ class BatchFeed(IterableDataset[Any]):
                 # What a worker was born with stays: to look through it again and again costs a
                 # tenth of a second each time, and copies pages that it shares with its parent.
                 gc.freeze()
+                keep_freed_memory(_KEPT_BYTES)
             tracing.join(self._trace, process=f"loader worker {info.id}")
             batches = self._noted(run, info.id)
         if self._threads:
