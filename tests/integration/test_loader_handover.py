@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,12 @@ def test_a_collate_that_lets_stop_iteration_out_does_not_end_the_epoch(
 ) -> None:
     with pytest.raises(RuntimeError, match="StopIteration"):
         list(loader_of(folder, workers, collate_fn=exhausted, **options))
+
+
+def with_a_function(samples: list[Any]) -> dict[str, Any]:
+    return {"file": [content(59) for _ in samples], "function": lambda: 1}
+
+
+def test_a_batch_that_cannot_be_pickled_is_an_error_of_the_worker(folder: Path) -> None:
+    with pytest.raises((AttributeError, pickle.PicklingError), match="Can't pickle"):
+        list(loader_of(folder, 1, collate_fn=with_a_function))
