@@ -147,11 +147,37 @@ class ChunkFetcher:
 
     async def _open_some(self, number: int, samples: list[int]) -> dict[int, Held]:
         chunk = self._index.chunks[number]
-        cached = self._cache.holds(plain_name(chunk, self._index.config))
+        name = plain_name(chunk, self._index.config)
+        cached = self._cache.holds(name)
         if cached or not await self._by_range(number, chunk):
             whole = await self._open_whole(number, chunk, _NOW)
             if whole is not None:
                 return dict.fromkeys(samples, whole)
+        found: dict[int, Held] = {}
+        try:
+            for part in await in_thread(partial(self._cache.parts, name)):
+                left = [sample for sample in samples if sample not in found]
+                found.update(await self._open_cached(chunk, part, left))
+            left = [sample for sample in samples if sample not in found]
+            found.update(await self._fetch_some(chunk, left))
+        except BaseException:
+            _close(list(found.values()))
+            raise
+        return found
+
+    async def _open_cached(
+        self, chunk: ChunkInfo, part: tuple[int, int], samples: list[int]
+    ) -> dict[int, Held]:
+        """Open a part that the cache has, for those of the samples that lie in it."""
+        units = {sample: self._places.unit(chunk, sample, sample + 1) for sample in samples}
+        inside = [one for one, (lo, hi) in units.items() if part[0] <= lo and hi <= part[1]]
+        held = await self._open_extent(chunk, *part, _NOW) if inside else None
+        return {} if held is None else dict.fromkeys(inside, held)
+
+    async def _fetch_some(self, chunk: ChunkInfo, samples: list[int]) -> dict[int, Held]:
+        """Fetch samples by range, with as few requests as possible."""
+        if not samples:
+            return {}
         units = [self._places.unit(chunk, sample, sample + 1) for sample in samples]
         groups = self._neighbours(chunk, units)
         places = await self._locate_all(chunk, [(start, stop) for _, start, stop in groups])

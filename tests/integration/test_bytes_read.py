@@ -151,3 +151,13 @@ def test_a_hundredth_of_tiny_samples(cost: Cost) -> None:
     requests, nbytes = cost()
     assert requests <= 3 * 10
     assert nbytes <= cost.size("tiny") + requests * HEADERS
+
+
+def test_single_samples_of_a_chunk_of_which_the_cache_has_parts(cost: Cost) -> None:
+    """What two ranks have cached in parts is not fetched once more for one sample."""
+    ranks = [cost.open(shuffle=True, rank=rank, world_size=2) for rank in (0, 1)]
+    for dataset in ranks:
+        read(dataset)
+    cost()
+    assert len(ranks[0][:]) == COUNT
+    assert cost() == (0, 0)
