@@ -14,7 +14,7 @@ from aiolit.plan.stream import LaneStream, Taken
 from aiolit.runtime.groups import single_error
 from aiolit.streaming.dataset import StreamingDataset
 from aiolit.streaming.feed import PieceWindow
-from aiolit.streaming.fetch import Held
+from aiolit.streaming.held import Held
 from aiolit.streaming.reading import Batch, ReadPlan, RunsShares, make_window
 from aiolit.streaming.run import Readers, whole_number
 from aiolit.streaming.source import ChunkSource

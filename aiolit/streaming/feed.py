@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from aiolit.plan.stream import Piece
 from aiolit.runtime.budget import ByteBudget
 from aiolit.runtime.portal import Portal
-from aiolit.streaming.fetch import Held
+from aiolit.streaming.held import Held
 
 Open = Callable[[Piece], Coroutine[None, None, Held | None]]
 

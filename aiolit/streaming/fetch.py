@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import count
-from typing import Any
 
 import numpy as np
 
@@ -37,33 +35,13 @@ from aiolit.runtime.stats import Counters
 from aiolit.runtime.tracing import side_span
 from aiolit.store.base import Store
 from aiolit.streaming.counting import Reading
+from aiolit.streaming.held import Held, PickReader, SplitReader, close_all
 from aiolit.streaming.places import ChunkPlaces, Items, Place
 
 _NOW = 0  # the turn of what somebody waits for
 _SPARE_BYTES = 256 << 20  # pieces kept in memory where the cache has no room, by each process
 _GAP_BYTES = 16 << 10  # bytes fetched for nothing rather than asking twice
 _SPAN_BYTES = 8 << 20  # merged ranges do not grow beyond this
-
-
-@dataclass(slots=True)
-class Held:
-    """An open reader of some samples of a chunk, and what gives its memory or file back.
-
-    Attributes:
-        reader: Reads the samples.
-        release: Called once with whether this epoch is done with the file.
-        whole: Whether the file is the whole chunk, which other pieces may be part of.
-    """
-
-    reader: SampleReader
-    release: Callable[[bool], None] | None = None
-    whole: bool = False
-
-    def close(self, *, spent: bool = False) -> None:
-        """Let the bytes go; samples that were read own theirs."""
-        release, self.release = self.release, None
-        if release is not None:
-            release(spent)
 
 
 class ChunkFetcher:
@@ -105,7 +83,7 @@ class ChunkFetcher:
         if piece.samples is not None:
             found = await self._open_some(number, sorted(set(piece.samples)))
             readers = {sample: held.reader for sample, held in found.items()}
-            return Held(PickReader(readers), partial(_close, list(found.values())))
+            return Held(PickReader(readers), partial(close_all, list(found.values())))
         there = await in_thread(partial(self._cache.parts, name))
         if not there and piece.stop - piece.start == self._loader.num_samples(chunk):
             return await self._open_whole(number, chunk, turn, spare=True)
@@ -133,7 +111,7 @@ class ChunkFetcher:
                     for number, some in wanted.items():
                         group.create_task(open_some(number, sorted(set(some))))
         except BaseException:
-            _close([one for ones in found.values() for one in ones.values()])
+            close_all([one for ones in found.values() for one in ones.values()])
             raise
         held = {id(one): one for ones in found.values() for one in ones.values()}
         readers = [
@@ -155,31 +133,28 @@ class ChunkFetcher:
                 return dict.fromkeys(samples, whole)
         found: dict[int, Held] = {}
         try:
-            for part in await in_thread(partial(self._cache.parts, name)):
-                left = [sample for sample in samples if sample not in found]
-                found.update(await self._open_cached(chunk, part, left))
-            left = [sample for sample in samples if sample not in found]
-            found.update(await self._fetch_some(chunk, left))
+            units = {sample: self._places.unit(chunk, sample, sample + 1) for sample in samples}
+            for first, stop in await in_thread(partial(self._cache.parts, name)):
+                inside = [one for one, (lo, hi) in units.items() if first <= lo and hi <= stop]
+                held = await self._open_extent(chunk, first, stop, _NOW) if inside else None
+                if held is not None:
+                    found.update(dict.fromkeys(inside, held))
+                    for one in inside:
+                        del units[one]
+            if units:
+                found.update(await self._fetch_some(chunk, units))
         except BaseException:
-            _close(list(found.values()))
+            close_all(list(found.values()))
             raise
         return found
 
-    async def _open_cached(
-        self, chunk: ChunkInfo, part: tuple[int, int], samples: list[int]
+    async def _fetch_some(
+        self, chunk: ChunkInfo, units: Mapping[int, tuple[int, int]]
     ) -> dict[int, Held]:
-        """Open a part that the cache has, for those of the samples that lie in it."""
-        units = {sample: self._places.unit(chunk, sample, sample + 1) for sample in samples}
-        inside = [one for one, (lo, hi) in units.items() if part[0] <= lo and hi <= part[1]]
-        held = await self._open_extent(chunk, *part, _NOW) if inside else None
-        return {} if held is None else dict.fromkeys(inside, held)
-
-    async def _fetch_some(self, chunk: ChunkInfo, samples: list[int]) -> dict[int, Held]:
-        """Fetch samples by range, with as few requests as possible."""
-        if not samples:
-            return {}
-        units = [self._places.unit(chunk, sample, sample + 1) for sample in samples]
-        groups = self._neighbours(chunk, units)
+        """Fetch samples by range, with as few requests as possible; ``units`` says which items
+        each of them needs."""
+        samples = list(units)
+        groups = self._neighbours(chunk, list(units.values()))
         places = await self._locate_all(chunk, [(start, stop) for _, start, stop in groups])
         tasks: list[asyncio.Task[Items]] = []
         with single_error():
@@ -252,15 +227,15 @@ class ChunkFetcher:
             for lo, hi, extent in cover(start, stop, there):
                 part = await self._open_extent(chunk, *(extent or (lo, hi)), turn)
                 if part is None:
-                    _close(held)
+                    close_all(held)
                     return None
                 starts.append(lo)
                 held.append(part)
         except BaseException:
-            _close(held)
+            close_all(held)
             raise
         reader = SplitReader(starts, [part.reader for part in held])
-        return Held(reader, partial(_close, held))
+        return Held(reader, partial(close_all, held))
 
     async def _open_extent(self, chunk: ChunkInfo, start: int, stop: int, turn: int) -> Held | None:
         """Open the items ``[start, stop)`` as one cached file: their borders, then their bytes."""
@@ -480,31 +455,6 @@ class _Spare:
         """Let the bytes go."""
         self._fetcher._spare += self._nbytes
         self._nbytes, self.data = 0, memoryview(b"")
-
-
-class SplitReader(SampleReader):
-    """Reads consecutive parts of a chunk as one."""
-
-    def __init__(self, starts: Sequence[int], readers: Sequence[SampleReader]) -> None:
-        self._starts, self._readers = starts, readers
-
-    def sample(self, index: int) -> Any:
-        return self._readers[bisect_right(self._starts, index) - 1].sample(index)
-
-
-class PickReader(SampleReader):
-    """Reads samples that were fetched one by one."""
-
-    def __init__(self, readers: Mapping[int, SampleReader]) -> None:
-        self._readers = readers
-
-    def sample(self, index: int) -> Any:
-        return self._readers[index].sample(index)
-
-
-def _close(parts: Sequence[Held], spent: bool = False) -> None:
-    for part in parts:
-        part.close(spent=spent)
 
 
 @contextmanager

@@ -24,7 +24,8 @@ from aiolit.runtime.groups import single_error
 from aiolit.runtime.stats import Counters
 from aiolit.store.base import Store
 from aiolit.streaming.counting import Reading
-from aiolit.streaming.fetch import ChunkFetcher, Held
+from aiolit.streaming.fetch import ChunkFetcher
+from aiolit.streaming.held import Held
 
 Spans = list[tuple[int, int]]
 

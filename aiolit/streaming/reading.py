@@ -27,12 +27,12 @@ from aiolit.runtime.tracing import complete
 from aiolit.streaming.columns import ColumnCollate, Rows
 from aiolit.streaming.deck import LaneReader, ReadableDeck, ReadableShares
 from aiolit.streaming.feed import PieceFeed, PieceWindow
-from aiolit.streaming.fetch import Held
+from aiolit.streaming.held import Held
 from aiolit.streaming.source import ChunkSource
 
 _AHEAD_BYTES = 1 << 30  # pieces that are open or on their way, per stream
 _PAGES_AHEAD = 128 << 20  # bytes of local chunks that the kernel reads before they are opened
-_PIECES_AHEAD = 64
+_PIECES_AHEAD = 64  # at most, each time
 _EARLY_SHARE = 25  # at most 4 % of the bytes are fetched by range before their chunks arrive
 _TOGETHER_BYTES = 256 << 10  # small batches are made together, up to so many bytes
 _DRAWS = 16  # pieces that are tried for a sample in the place of a batch that fails whole
@@ -150,7 +150,7 @@ class RunsReader(LaneReader):
         self._feed: PieceFeed | None = None
         self._portal: Portal | None = None
         self._ends = list(accumulate(piece_bytes(self._source, stream)))
-        self._pages: ReadAhead | None = None
+        self._pages = ReadAhead()
         self._advised = 0  # pieces whose pages are there or coming
         total = self._ends[-1] if self._ends else 0
         self._mean = max(1, total // max(1, stream.num_samples))
@@ -171,8 +171,7 @@ class RunsReader(LaneReader):
         self._readers.clear()
         self._tables.clear()
         self._held.clear()
-        if self._pages is not None:
-            self._pages.close()
+        self._pages.close()
         if self._feed is not None:
             self._feed.close()
             self._source.stats.chunks_ahead = self._source.stats.bytes_ahead = 0
@@ -410,8 +409,6 @@ class RunsReader(LaneReader):
 
     def _read_ahead(self, opening: int) -> None:
         """Have the pages of local chunks come: up to the piece that is opened now, and of more."""
-        if self._pages is None:
-            self._pages = ReadAhead()
         last, left = self._ends[opening] + _PAGES_AHEAD, 2 * _PAGES_AHEAD
         # So many at once: a window may be as wide as the data set, and chunks may be tiny.
         for number in range(self._advised, min(self._advised + _PIECES_AHEAD, len(self._ends))):

@@ -43,7 +43,8 @@ from aiolit.store.base import Store
 from aiolit.store.connect import open_store
 from aiolit.store.parquet_index import kept_parquet_index, matches, parquet_index_folder
 from aiolit.streaming.counting import counted
-from aiolit.streaming.fetch import ChunkFetcher, Held
+from aiolit.streaming.fetch import ChunkFetcher
+from aiolit.streaming.held import Held
 from aiolit.streaming.parquet import ParquetFetcher
 from aiolit.streaming.resolver import Location, namespace
 

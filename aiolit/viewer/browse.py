@@ -27,7 +27,7 @@ from aiolit.format.serializers import SerializerRegistry
 from aiolit.raw.dataset import StreamingRawDataset
 from aiolit.runtime.blocking import in_thread
 from aiolit.streaming.dataset import StreamingDataset
-from aiolit.streaming.fetch import Held
+from aiolit.streaming.held import Held
 from aiolit.streaming.source import ChunkSource
 from aiolit.viewer.leaves import Unread, reading_serializers
 

@@ -26,7 +26,8 @@ from aiolit.store.memory import MemoryStore
 from aiolit.store.wrapped import WrappedStore
 from aiolit.streaming.dataset import StreamingDataset
 from aiolit.streaming.feed import PieceWindow
-from aiolit.streaming.fetch import ChunkFetcher, Held
+from aiolit.streaming.fetch import ChunkFetcher
+from aiolit.streaming.held import Held
 from aiolit.streaming.reading import held_bytes
 from aiolit.streaming.run import Readers
 from aiolit.streaming.topology import Topology
