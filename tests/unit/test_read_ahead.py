@@ -12,6 +12,12 @@ import numpy as np
 import pytest
 
 from aiolit.runtime.read_ahead import ReadAhead
+from aiolit.streaming.dataset import StreamingDataset
+from aiolit.streaming.reading import RunsReader
+from aiolit.streaming.run import Readers
+from aiolit.streaming.state import Position
+from aiolit.streaming.topology import Topology
+from aiolit.testing.datasets import write_dataset
 
 MIB = 1 << 20
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -85,3 +91,18 @@ def test_a_piece_under_way_does_not_hold_up_the_end(cold: Path) -> None:
     assert ahead._thread is not None
     ahead._thread.join(20)
     assert not ahead._thread.is_alive()
+
+
+def test_a_reader_of_local_chunks_has_the_next_ones_brought(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "data", [bytes(MIB) for _ in range(8)], chunk_size=2)
+    first, *others = sorted(folder.glob("*.bin"))
+    for path in (first, *others):
+        forget(path)
+    dataset = StreamingDataset(folder)
+    readers = Readers(Topology(0, 1), 1, 1)
+    deck = dataset.deck(Position(), dataset.options(), readers)
+    with deck.deal(np.array([8]), (0,)).open([0], [0]) as reader:
+        assert isinstance(reader, RunsReader)
+        assert reader.take(0, 1) == [bytes(MIB)]
+        finish(reader._pages)
+        assert all(in_memory(path, MIB) for path in others)
