@@ -17,7 +17,7 @@ from aiolit.format.dataset_info import (
     stored_name,
 )
 from aiolit.format.index import parse_index
-from aiolit.runtime.groups import single_error
+from aiolit.groups import single_error
 from aiolit.store.base import Store
 from aiolit.store.connect import open_store
 from aiolit.store.parquet_index import parquet_index_bytes

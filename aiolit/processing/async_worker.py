@@ -10,12 +10,12 @@ from contextlib import suppress
 from typing import Any
 
 from aiolit.format.loader import EncodedItem
+from aiolit.groups import single_error
 from aiolit.processing.failure import describe, show
 from aiolit.processing.outbox import Outbox
 from aiolit.processing.protocol import Kind, RunMessage
 from aiolit.processing.setup import SampleSender, Setup, receive_run
 from aiolit.runtime.channel import Channel
-from aiolit.runtime.groups import single_error
 from aiolit.runtime.portal import portal
 from aiolit.store.threads import run_in_thread
 

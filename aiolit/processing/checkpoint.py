@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiolit.errors import ConfigError, ObjectNotFoundError
+from aiolit.groups import single_error
 from aiolit.processing.journal import FOLDER
-from aiolit.runtime.groups import single_error
 from aiolit.store.base import Store
 from aiolit.store.local import LocalStore
 from aiolit.store.threads import run_in_thread

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from aiolit.errors import ConfigError
+from aiolit.groups import single_error
 from aiolit.processing.sources import InputSource
-from aiolit.runtime.groups import single_error
 from aiolit.store.base import Store
 from aiolit.store.connect import join, open_store, scheme_of
 from aiolit.store.connections import bucket_url

@@ -6,8 +6,8 @@ import reprlib
 from types import TracebackType
 
 from aiolit.errors import OptimizeError
+from aiolit.groups import leaves
 from aiolit.processing.protocol import Failure
-from aiolit.runtime.groups import leaves
 from aiolit.runtime.remote_error import RemoteError
 
 __all__ = ["FunctionFailedError", "describe", "plain_errors", "restore", "show"]

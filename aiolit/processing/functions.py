@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from aiolit.format.encryption import Encryption
 from aiolit.format.loader import ItemLoader
 from aiolit.format.serializers import Serializer
+from aiolit.groups import single_error
 from aiolit.processing.arguments import MapArguments, OptimizeArguments
 from aiolit.processing.failure import plain_errors
 from aiolit.processing.job import OptimizeJob
@@ -21,7 +22,6 @@ from aiolit.processing.planning import Plan, plan_map, plan_optimize
 from aiolit.processing.runners import run_map_plan, run_optimize_plan
 from aiolit.processing.summary import MapSummary, Summary
 from aiolit.processing.walking import walk
-from aiolit.runtime.groups import single_error
 from aiolit.runtime.portal import portal
 
 __all__ = ["map", "merge_datasets", "optimize", "walk"]

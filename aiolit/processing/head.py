@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from aiolit.errors import WorkerDiedError
+from aiolit.groups import leaves, single_error
 from aiolit.options import OnError
 from aiolit.processing.dispatcher import Dispatcher, Signal
 from aiolit.processing.failure import FunctionFailedError, restore
@@ -32,8 +33,7 @@ from aiolit.processing.reports import (
 from aiolit.processing.runs import Run
 from aiolit.processing.shipping import pickle_inputs
 from aiolit.processing.summary import SkippedInput
-from aiolit.processing.target import finish
-from aiolit.runtime.groups import leaves, single_error
+from aiolit.runtime.tasks import cancelled_first, finish
 from aiolit.store.base import Store
 
 __all__ = ["Cluster", "Head", "NodeHandle", "NodeLostError", "fetch"]
@@ -157,7 +157,7 @@ class _Slots:
         while True:
             rank, handed = next(self._ranks), Handed()
             try:
-                await self._run(slot, rank, handed)
+                await cancelled_first(self._run(slot, rank, handed))
             except NodeLostError as error:
                 _LOG.warning("node %d was lost, others take over its inputs: %s", rank, error)
                 await self._head.dispatcher.give_back(handed, str(error))

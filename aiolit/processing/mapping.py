@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from aiolit.errors import ConfigError, OptimizeError
+from aiolit.groups import single_error
 from aiolit.options import OutputOptions, WorkOptions
 from aiolit.processing.checkpoint import Checkpoint, check_no_job
 from aiolit.processing.input_digest import CheckedSource
@@ -25,7 +26,6 @@ from aiolit.processing.output import look_at_output
 from aiolit.processing.setup import Setup, is_async_function
 from aiolit.processing.sources import InputSource
 from aiolit.processing.summary import MapSummary, SkippedInput
-from aiolit.runtime.groups import single_error
 from aiolit.store.base import Store
 from aiolit.store.connect import open_store
 from aiolit.store.local import LocalStore

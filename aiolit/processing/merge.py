@@ -21,11 +21,11 @@ from aiolit.format.dataset_info import (
     loader_name,
     plain_name,
 )
+from aiolit.groups import single_error
 from aiolit.options import parse_place, positive
 from aiolit.processing.protocol import Schema
 from aiolit.processing.summary import Summary
 from aiolit.processing.target import INDEX_KEY, Target, check_same_schema, mark_of, read_index
-from aiolit.runtime.groups import single_error
 from aiolit.store.base import Store
 from aiolit.store.connect import open_store, scheme_of
 from aiolit.store.connections import expand

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+from aiolit.groups import leaves
 from aiolit.processing.arguments import usable_cpus
 from aiolit.processing.failure import FunctionFailedError
 from aiolit.processing.job import OptimizeJob, closing_source, work_through, worker_setup
@@ -33,7 +34,6 @@ from aiolit.processing.reports import (
 from aiolit.processing.sources import InputSource
 from aiolit.processing.summary import SkippedInput
 from aiolit.processing.writer import write_chunks
-from aiolit.runtime.groups import leaves
 from aiolit.runtime.remote_error import RemoteError
 from aiolit.store.base import Store
 from aiolit.store.connect import open_store

@@ -16,7 +16,7 @@ from aiolit.processing.node import Node
 from aiolit.processing.nodes import Nodes
 from aiolit.processing.protocol import RunMessage, Schema
 from aiolit.processing.reports import NodeReport
-from aiolit.processing.target import finish
+from aiolit.runtime.tasks import finish
 from aiolit.store.threads import open_in_thread, run_in_thread
 
 __all__ = ["open_ray"]

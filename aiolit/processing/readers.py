@@ -16,9 +16,9 @@ from typing import Any
 from aiolit.errors import ConfigError
 from aiolit.format.optional import require
 from aiolit.format.parquet import ParquetFooter
+from aiolit.groups import single_error
 from aiolit.options import positive
 from aiolit.plan.coalesce import coalesce, split
-from aiolit.runtime.groups import single_error
 from aiolit.runtime.portal import portal
 from aiolit.store.base import Store
 from aiolit.store.connect import open_store

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiolit.errors import WorkerDiedError
+from aiolit.groups import single_error
 from aiolit.processing.collector import Arrival, Collector
 from aiolit.processing.failure import FunctionFailedError, restore, show
 from aiolit.processing.protocol import (
@@ -25,7 +26,7 @@ from aiolit.processing.runs import Run
 from aiolit.processing.scheduler import RunScheduler
 from aiolit.processing.shipping import pickle_inputs
 from aiolit.processing.worker_main import serve
-from aiolit.runtime.groups import single_error
+from aiolit.runtime.tasks import cancelled_first
 from aiolit.runtime.worker_process import WorkerProcess
 
 __all__ = ["Crew", "Job"]
@@ -133,15 +134,18 @@ class _Slot:
             name = f"aiolit-worker-{self._number}"
             worker = WorkerProcess(serve, self._job.setup, self._number, name=name)
             try:
-                with single_error():
-                    async with worker, asyncio.TaskGroup() as group:
-                        receiver = group.create_task(self._receive(worker))
-                        await self._feed(worker)
-                        receiver.cancel()
+                await cancelled_first(self._employ(worker))
             except WorkerDiedError as error:
                 await self._after_death(error)
             else:
                 return
+
+    async def _employ(self, worker: WorkerProcess[bytes, int]) -> None:
+        with single_error():
+            async with worker, asyncio.TaskGroup() as group:
+                receiver = group.create_task(self._receive(worker))
+                await self._feed(worker)
+                receiver.cancel()
 
     async def _feed(self, worker: WorkerProcess[bytes, int]) -> None:
         scheduler = self._job.scheduler

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Container, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -39,6 +39,7 @@ from aiolit.processing.key_order import leaf_order
 from aiolit.processing.output import look_at_output
 from aiolit.processing.protocol import Schema
 from aiolit.processing.summary import SkippedInput
+from aiolit.runtime.tasks import finish
 from aiolit.store.base import Store
 from aiolit.store.connect import scheme_of
 from aiolit.store.local import LocalStore
@@ -471,17 +472,3 @@ def mark_of(store: Store, url: str) -> FolderMark | None:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-async def finish(work: Coroutine[Any, Any, None]) -> None:
-    """Await ``work`` to its end; a cancellation is passed on only then."""
-    task = asyncio.get_running_loop().create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    task.result()
-    if cancelled is not None:
-        raise cancelled

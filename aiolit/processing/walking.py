@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aiolit.errors import DatasetNotFoundError
+from aiolit.groups import single_error
 from aiolit.options import positive
-from aiolit.runtime.groups import single_error
 from aiolit.runtime.portal import portal
 from aiolit.store.connect import is_remote, join, local_path, open_store
 from aiolit.store.connections import expand

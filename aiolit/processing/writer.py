@@ -25,6 +25,7 @@ from aiolit.format.dataset_info import ChunkInfo, DatasetConfig, EncryptionInfo
 from aiolit.format.encryption import Encryption
 from aiolit.format.framed import DEFAULT_BATCH
 from aiolit.format.loader import ItemLoader, TokensLoader
+from aiolit.groups import single_error
 from aiolit.options import ChunkLimits, Compression, OutputOptions
 from aiolit.processing.checkpoint import Checkpoint
 from aiolit.processing.journal import (
@@ -38,7 +39,6 @@ from aiolit.processing.journal import (
 from aiolit.processing.summary import SkippedInput
 from aiolit.processing.target import Target, mark_of
 from aiolit.runtime.budget import ByteBudget
-from aiolit.runtime.groups import single_error
 from aiolit.runtime.tracing import side_span
 from aiolit.store.connect import open_store
 from aiolit.store.threads import run_in_thread

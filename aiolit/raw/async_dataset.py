@@ -8,12 +8,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from aiolit.errors import ConfigError
+from aiolit.groups import single_error
 from aiolit.plan.order import deal_epoch
 from aiolit.raw.dataset import StreamingRawDataset
 from aiolit.raw.deck import make_window
 from aiolit.raw.stream import RawStream
 from aiolit.raw.window import ItemWindow
-from aiolit.runtime.groups import single_error
 from aiolit.streaming.run import Readers, whole_number
 
 

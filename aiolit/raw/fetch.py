@@ -14,11 +14,11 @@ from typing import Any
 
 from aiolit.cache.chunks import CacheConfig, ChunkCache
 from aiolit.errors import ObjectChangedError, ObjectNotFoundError
+from aiolit.groups import single_error
 from aiolit.plan.coalesce import split
 from aiolit.raw.items import ItemTable
 from aiolit.raw.skips import Failed, Skips
 from aiolit.runtime.budget import ByteBudget
-from aiolit.runtime.groups import single_error
 from aiolit.runtime.portal import Portal
 from aiolit.runtime.stats import Counters
 from aiolit.store.base import Store

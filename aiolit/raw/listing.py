@@ -20,6 +20,7 @@ from aiolit.errors import (
     ObjectNotFoundError,
     StoreError,
 )
+from aiolit.groups import single_error
 from aiolit.raw.index_file import (
     INDEX_FILE,
     RawIndex,
@@ -28,7 +29,6 @@ from aiolit.raw.index_file import (
     without_duplicates,
 )
 from aiolit.raw.indexer import BaseIndexer, FileIndexer, FileMetadata, list_files
-from aiolit.runtime.groups import single_error
 from aiolit.store.base import Store
 from aiolit.store.kept import read_kept, refuse_link, write_kept
 from aiolit.store.local import LocalStore

@@ -12,7 +12,7 @@ from concurrent.futures.thread import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
-from aiolit.runtime.groups import single_error
+from aiolit.groups import single_error
 
 new_loop: Callable[[], asyncio.AbstractEventLoop]
 try:

@@ -20,7 +20,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from typing import Any, Self, TypeVar, TypeVarTuple
 
-from aiolit.runtime.groups import single_error
+from aiolit.groups import single_error
 
 # Imports concurrent.futures.thread, whose exit function must be older than ours, to run after it.
 from aiolit.runtime.loop_thread import Job, LoopThread, PortalClosedError
@@ -32,6 +32,9 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 THREAD_NAME = "aiolit-loop"
+# How long a thread waits at once. Python misses a signal that comes just as a wait begins, or that
+# the system gives to another thread, until the main thread wakes up; so it does, for Ctrl-C.
+_WAIT_S = 0.5
 _log = logging.getLogger(__name__)
 
 
@@ -221,6 +224,9 @@ class Portal:
 
     def _wait(self, future: Future[T]) -> T:
         try:
+            while not future.done():
+                with suppress(TimeoutError):
+                    future.exception(_WAIT_S)
             return future.result()
         except BaseException:
             if future.cancelled() and self._shared.closing:
@@ -238,7 +244,8 @@ class Portal:
             ended = threading.Event()
             posted = shared.post(job.cancel, ended)
         if posted:
-            ended.wait()
+            while not ended.wait(_WAIT_S):
+                pass
         else:
             self._thread.join()  # the loop is ending, and ends every job first
 

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, Self, TypeVar
 
+from aiolit.groups import single_error
 from aiolit.runtime.budget import ByteBudget
-from aiolit.runtime.groups import single_error
 
 __all__ = [
     "Hold",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from aiolit.runtime.groups import single_error
+from aiolit.groups import single_error
 
 __all__ = ["SingleFlight"]
 

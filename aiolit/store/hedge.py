@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from aiolit.errors import StoreError
-from aiolit.store.groups import single_error
+from aiolit.groups import single_error
 
 Progress = Callable[[int], None]
 

@@ -22,8 +22,8 @@ from aiolit.format.parquet import (
     ParquetFooter,
     footer_nbytes,
 )
+from aiolit.groups import single_error
 from aiolit.store.base import ObjectInfo, Store
-from aiolit.store.groups import single_error
 from aiolit.store.kept import read_kept, refuse_link, write_kept
 from aiolit.store.threads import run_in_thread
 

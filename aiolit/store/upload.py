@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from aiolit.errors import StoreError
-from aiolit.store.groups import single_error
+from aiolit.groups import single_error
 from aiolit.store.threads import open_in_thread, run_in_thread
 
 if TYPE_CHECKING:

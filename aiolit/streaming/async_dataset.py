@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from aiolit.errors import ConfigError
+from aiolit.groups import single_error
 from aiolit.plan.order import deal_epoch
 from aiolit.plan.stream import LaneStream, Taken
-from aiolit.runtime.groups import single_error
 from aiolit.streaming.dataset import StreamingDataset
 from aiolit.streaming.feed import PieceWindow
 from aiolit.streaming.held import Held

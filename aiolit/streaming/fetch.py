@@ -25,11 +25,11 @@ from aiolit.format.dataset_info import (
     whole_file_codec,
 )
 from aiolit.format.loader import BoundLoader, SampleReader
+from aiolit.groups import single_error
 from aiolit.plan.coalesce import coalesce, cover, split
 from aiolit.plan.link import LinkModel
 from aiolit.plan.stream import Piece
 from aiolit.runtime.blocking import in_thread
-from aiolit.runtime.groups import single_error
 from aiolit.runtime.line import Line
 from aiolit.runtime.stats import Counters
 from aiolit.runtime.tracing import side_span

@@ -17,10 +17,10 @@ from aiolit.format.parquet import (
     ParquetFooter,
     footer_nbytes,
 )
+from aiolit.groups import single_error
 from aiolit.plan.coalesce import coalesce, split
 from aiolit.plan.stream import Piece
 from aiolit.runtime.blocking import in_thread
-from aiolit.runtime.groups import single_error
 from aiolit.runtime.stats import Counters
 from aiolit.store.base import Store
 from aiolit.streaming.counting import Reading

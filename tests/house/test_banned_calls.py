@@ -32,7 +32,7 @@ BANNED: dict[str, tuple[tuple[str, ...], str]] = {
 # The one sleep is the back-off between two attempts.
 SLEEPERS = ("aiolit/store/retry.py",)
 # Functions that own the task they begin as a group would: nothing leaves them before it has ended.
-TASK_OWNERS = ("aiolit/processing/target.py",)
+TASK_OWNERS = ("aiolit/runtime/tasks.py",)
 # Ray is told by variables only, and sets some itself: they are put back at once.
 RESTORERS = ("aiolit/processing/ray_cluster.py",)
 SWALLOWED = {"Exception", "BaseException"}

@@ -12,6 +12,7 @@ LAYERS = {
     "options": 0,
     "units": 0,
     "format": 1,
+    "groups": 1,
     "plan": 1,
     "store": 2,
     "runtime": 2,

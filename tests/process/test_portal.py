@@ -708,10 +708,8 @@ def test_ctrl_c_cancels_the_task_and_waits_for_its_end(run_python: Any) -> None:
 
     async def work():
         try:
-            # Again, as a person would: CPython misses one that comes as a thread begins to wait.
-            while True:
-                os.kill(os.getpid(), signal.SIGINT)
-                await asyncio.sleep(3)
+            os.kill(os.getpid(), signal.SIGINT)
+            await forever()
         finally:
             await asyncio.sleep(0.2)
             log.append("ended")
@@ -732,19 +730,42 @@ def test_a_second_ctrl_c_does_not_wait(run_python: Any) -> None:
 
     async def work():
         try:
-            while True:  # again, as above
-                os.kill(os.getpid(), signal.SIGINT)
-                await asyncio.sleep(3)
+            os.kill(os.getpid(), signal.SIGINT)
+            await forever()
         finally:
-            released = False
-            while not released:
-                os.kill(os.getpid(), signal.SIGINT)
-                released = await asyncio.to_thread(release.wait, 3)
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.to_thread(release.wait)
 
     try:
         portal().call(work)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        print("interrupted")
+    release.set()
+    """
+    assert finished(run_python, source) == "interrupted\n"
+
+
+def test_ctrl_c_that_does_not_wake_the_thread(run_python: Any) -> None:
+    """Python notes a signal that comes as a wait begins, but goes on waiting; both times."""
+    source = """
+    release = threading.Event()
+
+    def note():
+        # The system's handler runs in this thread, Python's in the main one when that wakes up.
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    async def work():
+        try:
+            note()
+            await forever()
+        finally:
+            note()
+            await asyncio.to_thread(release.wait)
+
+    try:
+        portal().call(work)
+    except KeyboardInterrupt:
         print("interrupted")
     release.set()
     """

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from aiolit.runtime.groups import single_error
+from aiolit.groups import single_error
 from aiolit.runtime.portal import Portal, portal
 from aiolit.store.base import Store
 

@@ -16,7 +16,7 @@ from aiolit.errors import ConfigError, DatasetError
 from aiolit.format.dataset_info import ChunkInfo
 from aiolit.format.optional import require
 from aiolit.format.parquet import FOOTER_BYTES
-from aiolit.runtime.groups import single_error
+from aiolit.groups import single_error
 from aiolit.store.base import Store
 
 Leaf = Callable[[Any], Any]

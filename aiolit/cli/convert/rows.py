@@ -16,7 +16,7 @@ from aiolit.cli.convert.parquet import Columns, read_columns, sample_maker
 from aiolit.errors import ConfigError
 from aiolit.format.loader import ParquetLoader
 from aiolit.format.serializers import Serializer
-from aiolit.runtime.groups import single_error
+from aiolit.groups import single_error
 from aiolit.runtime.portal import portal
 from aiolit.store.base import ObjectInfo, Store
 from aiolit.store.kept import write_kept
