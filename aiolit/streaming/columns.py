@@ -207,7 +207,7 @@ def _builder(template: Any) -> Callable[[Sequence[torch.Tensor]], Any]:
         order = [int(value[0]) for value in template.values() if isinstance(value, torch.Tensor)]
         if type(template) is dict and order == list(range(len(made))):
             keys = list(made)
-            return lambda leaves: dict(zip(keys, leaves, strict=False))
+            return lambda leaves: dict(zip(keys, leaves, strict=True))
         if type(template) is dict:
             return lambda leaves: {key: build(leaves) for key, build in made.items()}
         return lambda leaves: _filled(template, {key: made[key](leaves) for key in made})
