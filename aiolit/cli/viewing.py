@@ -9,6 +9,7 @@ import webbrowser
 from aiolit.cli.arguments import storage_options
 from aiolit.cli.console import Console
 from aiolit.errors import DatasetNotFoundError
+from aiolit.runtime.waiting import wait
 from aiolit.viewer.browse import BrowseOptions, open_browser
 from aiolit.viewer.serving import served
 
@@ -35,5 +36,5 @@ def run(args: argparse.Namespace, console: Console) -> int:
         )
         if args.open:
             webbrowser.open(url)
-        threading.Event().wait()
+        wait(threading.Event())
     return 0

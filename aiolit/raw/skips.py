@@ -9,6 +9,7 @@ from typing import Any
 
 from aiolit.errors import DatasetError, StoreError
 from aiolit.runtime.stats import Counters
+from aiolit.runtime.tasks import cancelled_first
 
 Fetch = Callable[[int], Coroutine[Any, Any, Any]]
 
@@ -89,7 +90,7 @@ class Skips:
             number = (near + 1 + turn * step) % self._count
             if number not in failed:
                 try:
-                    return await fetch(number)
+                    return await cancelled_first(fetch(number))
                 except (DatasetError, StoreError) as error:
                     failed[number] = error
         raise failed[near]

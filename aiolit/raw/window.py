@@ -54,6 +54,7 @@ class ItemWindow:
         self._workers = 0
         self._group = asyncio.TaskGroup()
         self._open, self._ended = asyncio.Event(), asyncio.Event()
+        self._ending = False
         self._task: asyncio.Task[object] | None = None
 
     async def run(self) -> None:
@@ -63,7 +64,10 @@ class ItemWindow:
             async with self._group:
                 self._fill()
                 self._open.set()
-                await asyncio.get_running_loop().create_future()
+                try:
+                    await asyncio.get_running_loop().create_future()
+                finally:
+                    self._ending = True
         finally:
             for lane in self._ahead:
                 for nbytes, _ in lane:
@@ -147,7 +151,8 @@ class ItemWindow:
 
     async def _work(self) -> None:
         """Fetch what is queued, as long as there is something."""
-        while line := self._urgent or self._coming:
+        # A fetch that fails in the moment in which it is cancelled may end with its failure.
+        while not self._ending and (line := self._urgent or self._coming):
             item, found = line.popleft()
             try:
                 outcome = await self._fetch(item)

@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from aiolit.runtime.portal import PortalClosedError, stop_at_exit
 from aiolit.runtime.stoppable import StoppableThread
+from aiolit.runtime.waiting import take
 
 __all__ = ["THREAD_NAME", "Ahead", "spread"]
 
@@ -103,7 +104,7 @@ class _Maker(StoppableThread, Generic[T]):
                 f"process {self.pid} makes these results ahead and this is its child "
                 f"{os.getpid()}: begin a new iteration"
             )
-        made = self.made.get()
+        made = take(self.made)
         if made is None and self.stopped:
             raise PortalClosedError("the process ends: no batch is made any more")
         self._room.put(None)

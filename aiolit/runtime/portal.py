@@ -25,6 +25,7 @@ from aiolit.groups import single_error
 # Imports concurrent.futures.thread, whose exit function must be older than ours, to run after it.
 from aiolit.runtime.loop_thread import Job, LoopThread, PortalClosedError
 from aiolit.runtime.stoppable import StoppableThread
+from aiolit.runtime.waiting import join, wait, wait_done
 
 __all__ = ["Portal", "PortalClosedError", "portal", "stop_at_exit"]
 
@@ -32,9 +33,6 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 THREAD_NAME = "aiolit-loop"
-# How long a thread waits at once. Python misses a signal that comes just as a wait begins, or that
-# the system gives to another thread, until the main thread wakes up; so it does, for Ctrl-C.
-_WAIT_S = 0.5
 _log = logging.getLogger(__name__)
 
 
@@ -56,6 +54,7 @@ class Portal:
         )
         self._thread.start()
         try:
+            wait_done(started)
             started.result()
         except BaseException:  # interrupted while waiting: nobody will ever use it
             started.add_done_callback(self._shared.stop_if_started)
@@ -215,7 +214,7 @@ class Portal:
                 "Portal.close() from the event loop's own thread would wait for itself"
             )
         self._shared.stop()
-        self._thread.join()
+        join(self._thread)
         self._finalizer.detach()
         errors, self._shared.errors = self._shared.errors, []
         if errors:
@@ -224,9 +223,7 @@ class Portal:
 
     def _wait(self, future: Future[T]) -> T:
         try:
-            while not future.done():
-                with suppress(TimeoutError):
-                    future.exception(_WAIT_S)
+            wait_done(future)
             return future.result()
         except BaseException:
             if future.cancelled() and self._shared.closing:
@@ -244,10 +241,9 @@ class Portal:
             ended = threading.Event()
             posted = shared.post(job.cancel, ended)
         if posted:
-            while not ended.wait(_WAIT_S):
-                pass
+            wait(ended)
         else:
-            self._thread.join()  # the loop is ending, and ends every job first
+            join(self._thread)  # the loop is ending, and ends every job first
 
     def _check_process(self) -> None:
         if os.getpid() != self._shared.pid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -10,37 +11,47 @@ __all__ = ["cancelled_first", "finish"]
 
 T = TypeVar("T")
 
+_LOG = logging.getLogger("aiolit")
+
 
 async def finish(work: Coroutine[Any, Any, None]) -> None:
-    """Await ``work`` to its end; a cancellation is passed on only then."""
+    """Await ``work`` to its end; only then a cancellation leaves, or in its place what failed."""
     task = asyncio.get_running_loop().create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    task.result()
-    if cancelled is not None:
-        raise cancelled
+    try:
+        cancelled = await _end(task, pass_on=False)
+        task.result()
+        if cancelled:
+            raise asyncio.CancelledError
+    finally:
+        del task  # an error's traceback holds this frame, and the task the error
 
 
 async def cancelled_first(work: Coroutine[Any, Any, T]) -> T:
-    """Await ``work``; a cancellation ends it, and leaves before any failure of it.
+    """Await ``work``; a cancellation cancels it, and leaves in place of any failure of it.
 
-    Before Python 3.13 a task group lets a failure leave in the place of a cancellation that came in
-    the same moment. Who handles such failures and tries again would do so for ever.
+    In Python 3.11 and 3.12 a task group forgets a cancellation that comes in the same moment as a
+    failure; 3.13 repeats it at the next await. Who handles such failures and tries again would go
+    on as if never cancelled.
     """
     task = asyncio.get_running_loop().create_task(work)
-    cancelled: asyncio.CancelledError | None = None
+    try:
+        if not await _end(task, pass_on=True):
+            return task.result()
+        if not task.cancelled():
+            _LOG.debug("work ended as it was cancelled, with %r", task.exception())
+        raise asyncio.CancelledError
+    finally:
+        del task  # as above
+
+
+async def _end(task: asyncio.Task[Any], *, pass_on: bool) -> bool:
+    """Wait for the end of a task; returns whether the caller was cancelled meanwhile."""
+    cancelled = False
     while not task.done():
         try:
             await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-            task.cancel()
-    if cancelled is None:
-        return task.result()
-    if not task.cancelled():
-        task.exception()  # else asyncio reports that nobody asked for it
-    raise cancelled
+        except asyncio.CancelledError:
+            cancelled = True
+            if pass_on:
+                task.cancel()
+    return cancelled

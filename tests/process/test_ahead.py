@@ -74,6 +74,29 @@ def test_an_error_comes_behind_the_results_before_it() -> None:
     assert not decode_threads()
 
 
+def test_ctrl_c_that_does_not_wake_the_thread(run_python: Any) -> None:
+    """Python notes a signal that another thread has got, but goes on waiting."""
+    source = """
+import signal, threading
+from aiolit.runtime.ahead import Ahead
+
+release = threading.Event()
+
+def results():
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+    release.wait()
+    yield 0
+
+try:
+    next(iter(Ahead(results(), threads=1, depth=1)))
+except KeyboardInterrupt:
+    print("interrupted")
+release.set()
+"""
+    done = run_python(source)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
+
+
 def test_an_early_end_closes_what_is_advanced() -> None:
     numbers = Numbers(1000)
     results = iter(ahead(numbers))

@@ -772,6 +772,21 @@ def test_ctrl_c_that_does_not_wake_the_thread(run_python: Any) -> None:
     assert finished(run_python, source) == "interrupted\n"
 
 
+def test_what_the_handler_of_a_signal_raises_comes_out(run_python: Any) -> None:
+    source = """
+    def late(*_):
+        raise TimeoutError("too late")
+
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        portal().call(forever)
+    except TimeoutError as error:
+        print(error)
+    """
+    assert finished(run_python, source) == "too late\n"
+
+
 def test_ctrl_c_inside_a_context_manager(run_python: Any) -> None:
     source = """
     from contextlib import asynccontextmanager

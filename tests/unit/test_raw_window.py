@@ -189,3 +189,22 @@ async def test_any_order_of_taking_gives_each_lane_in_order(
             assert budget.used <= limit
             assert shelf.running <= most
     assert sorted(shelf.begun) == list(range(len(sizes)))
+
+
+async def test_fetches_that_fail_as_they_are_cancelled_are_the_last() -> None:
+    """A task group in a fetch may let its failure leave in the cancellation's place."""
+
+    class Failing(Shelf):
+        async def fetch(self, item: int) -> int:
+            try:
+                return await super().fetch(item)
+            except asyncio.CancelledError:
+                self.gated = False
+                raise OSError(f"item {item}") from None
+
+    shelf, budget = Failing(gated=True), ByteBudget(10_000)
+    async with opened(shelf, lanes_of(list(range(100))), [10] * 100, budget):
+        await settle()
+        begun = len(shelf.begun)
+        assert 0 < begun < 100
+    assert len(shelf.begun) == begun

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -36,7 +39,7 @@ async def test_who_tries_again_is_cancelled() -> None:
 
     async def try_again() -> None:
         nonlocal tries
-        while True:
+        while tries < 3:
             tries += 1
             try:
                 await cancelled_first(work())
@@ -82,6 +85,26 @@ async def test_results_and_failures_come_as_they_are() -> None:
     assert await cancelled_first(give()) == 3
     with pytest.raises(KeyError, match="mine"):
         await cancelled_first(fail())
+
+
+@pytest.mark.parametrize("run", [cancelled_first, finish])
+async def test_a_failure_keeps_nothing_alive(run: Callable[..., Awaitable[None]]) -> None:
+    class Large:
+        pass
+
+    async def fail() -> None:
+        large = Large()
+        gone.append(weakref.ref(large))
+        raise KeyError
+
+    gone: list[weakref.ref[Large]] = []
+    gc.disable()  # reference counts alone must do
+    try:
+        with pytest.raises(KeyError):
+            await run(fail())
+        assert gone[0]() is None
+    finally:
+        gc.enable()
 
 
 async def test_finish_goes_on_though_cancelled() -> None:
