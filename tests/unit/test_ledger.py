@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,8 @@ async def test_many_callers_share_one_fetch(tmp_path: Path, filler: Filler) -> N
 async def test_a_failure_is_shared_and_leaves_nothing(tmp_path: Path) -> None:
     cache, calls = opened(tmp_path, None), 0
     error = ObjectNotFoundError("there is no object s3://b/a", url="s3://b/a")
+    # With one thread all callers have looked, and wait, before the first one's fetch begins.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
 
     async def fill(target: memoryview) -> None:
         nonlocal calls
